@@ -1,0 +1,51 @@
+# demo, test and check each make .venv/ from constraints.txt when it is missing or stale.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+export OMP_NUM_THREADS ?= 2
+export HF_HUB_DISABLE_TELEMETRY = 1
+TEST_ENV := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1 HF_DATASETS_OFFLINE=1
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-slow test-gpu check format bench clean
+
+help:
+	@echo "make demo       set up, generate and score pocket pictures, print the table"
+	@echo "make test       set up, run all tests that need no GPU and no network"
+	@echo "make check      ruff, mypy --strict, fast tests"
+	@echo "make test-slow  tests marked slow;  make test-gpu  tests that need a CUDA device"
+	@echo "make bench      generation speed against plain diffusers"
+
+$(STAMP): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[train,judge,dev]'
+	touch $@
+
+demo: $(STAMP)
+	$(BIN)/nbench run
+
+test: $(STAMP)
+	$(TEST_ENV) $(BIN)/python -m pytest -n 2 -m "not gpu" tests
+
+test-slow: $(STAMP)
+	$(TEST_ENV) $(BIN)/python -m pytest -n 2 -m "slow and not gpu" tests
+
+test-gpu: $(STAMP)
+	$(BIN)/python -m pytest -m gpu tests
+
+check: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(TEST_ENV) $(BIN)/python -m pytest -q -n 2 -m "not slow and not gpu" tests
+
+format: $(STAMP)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(STAMP)
+	OMP_NUM_THREADS=2 $(BIN)/python benchmarks/generate.py
+
+clean:
+	rm -rf $(VENV) nbench-store .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,1 @@
+"""FlowModel: the one interface to a flow-matching text-to-image model, and sampling over it."""

@@ -1,0 +1,249 @@
+"""The generation stage: batches of the plan -> pictures in the store.
+
+Each batch ends in this order: pictures, then ratios, then journal lines. A process that is killed in between leaves pictures
+without lines, which the next attempt finds and takes over; never a line without its picture.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import TYPE_CHECKING, Any
+
+from nbench.errors import CheckpointError, InfrastructureError
+from nbench.runs.backend import Models, base_of
+from nbench.runs.images import ImageStore, NewPicture
+from nbench.runs.journal import Journal, Ledger
+from nbench.runs.observer import Observer
+from nbench.runs.plan import Batch, Cell, picture_settings, ratio_wanted
+from nbench.runs.resolve import Resolved, ResolvedCheckpoint
+
+if TYPE_CHECKING:
+    import torch
+
+    from nbench.flow.model import Conditioning, FlowModel
+    from nbench.flow.sample import Trajectory
+
+#: chunks of rows whose prompt embeddings are held at a time, so that a large prompt set does not fill the memory
+_CHUNKS_HELD = 32
+
+
+@dataclass(frozen=True)
+class GenerationStage:
+    """Makes the pictures of a plan.
+
+    Attributes:
+        resolved: the run.
+        models: the one loaded model.
+        images: where pictures go.
+        ratios: where norm ratios go.
+        journal: of this worker.
+        observer: hears of each finished batch.
+    """
+
+    resolved: Resolved
+    models: Models
+    images: ImageStore
+    ratios: Ledger
+    journal: Journal
+    observer: Observer
+
+    def run(self, batches: Sequence[Batch]) -> None:
+        """Make every batch.
+
+        Raises:
+            CheckpointError: a checkpoint cannot be loaded.
+            StoreError: the disk refuses.
+            InfrastructureError: the device is out of memory.
+        """
+        for section in _sections(self.resolved, batches):
+            embeddings: dict[tuple[int, float], Conditioning] = {}
+            for _, group in groupby(section, key=lambda batch: batch.checkpoint):
+                mine = list(group)
+                checkpoint = self.resolved.checkpoint(mine[0].checkpoint)
+                model = self.models.get(checkpoint.spec, checkpoint.weights)
+                _check_grids(model, checkpoint, self.resolved)
+                reference = self._reference(checkpoint)
+                with _memory_advice(self.resolved):
+                    self._encode(model, checkpoint, section, embeddings)
+                    for batch in mine:
+                        cond = embeddings[batch.index, checkpoint.guidance].to(model.device)
+                        self._make(model, reference, checkpoint, batch, cond)
+
+    def _reference(self, checkpoint: ResolvedCheckpoint) -> FlowModel | None:
+        suite = self.resolved.suite
+        rescales = suite.rescale is not None and checkpoint.name != suite.reference_name
+        if not rescales and not ratio_wanted(self.resolved, checkpoint.name):
+            return None
+        reference = self.resolved.reference
+        return self.models.reference(reference.spec, reference.weights)
+
+    def _encode(
+        self,
+        model: FlowModel,
+        checkpoint: ResolvedCheckpoint,
+        section: Sequence[Batch],
+        embeddings: dict[tuple[int, float], Conditioning],
+    ) -> None:
+        """Embed the prompts of every chunk in the section, once per guidance, and let the text encoders leave the device.
+
+        A chunk is encoded by itself, so that its embeddings do not depend on which other chunks are still to be made.
+        """
+        for batch in section:
+            place = (batch.index, checkpoint.guidance)
+            if place not in embeddings:
+                texts = list(dict.fromkeys(row.prompt.text for row in batch.rows))
+                cond = model.encode(texts, guidance=checkpoint.guidance)
+                embeddings[place] = cond.select([texts.index(row.prompt.text) for row in batch.rows]).to("cpu")
+        offload = getattr(model, "offload_text_encoders", None)
+        if offload is not None:
+            offload()
+
+    def _make(
+        self,
+        model: FlowModel,
+        reference: FlowModel | None,
+        checkpoint: ResolvedCheckpoint,
+        batch: Batch,
+        cond: Conditioning,
+    ) -> None:
+        from nbench.flow.norms import NormRescale
+        from nbench.flow.sample import sweep
+
+        resolved, suite = self.resolved, self.resolved.suite
+        size = {"height": resolved.height, "width": resolved.width}
+        started = time.perf_counter()
+        noise = model.noise([row.noise_seed for row in batch.rows], **size)
+        grids = {steps: model.sigmas(steps, grid=suite.grid, **size) for steps in batch.cells}
+        rescaled = suite.rescale is not None and checkpoint.name != suite.reference_name
+        trajectories = sweep(
+            model,
+            cond,
+            noise,
+            grids,
+            guidance=checkpoint.guidance,
+            reference=reference,
+            rescale=NormRescale(**suite.rescale.model_dump()) if suite.rescale is not None and rescaled else None,
+        )
+        sampling = (time.perf_counter() - started) / (len(batch.rows) * sum(batch.cells))  # per picture and step
+        pictures: list[NewPicture] = []
+        ratios: list[tuple[str, Any]] = []
+        lines: list[dict[str, Any]] = []
+        for steps, cells in batch.cells.items():
+            trajectory = trajectories[steps]
+            failures = _failures(trajectory, steps)
+            pixels, decoding = self._decode(model, trajectory, cells, batch, failures)
+            seconds = sampling * steps + decoding / len(cells)
+            norms = trajectory.norms.T.tolist()
+            measured = None if trajectory.ratios is None else trajectory.ratios.T.tolist()
+            for i, cell in enumerate(cells):
+                where = {"key": cell.key, "checkpoint": cell.checkpoint, "steps": steps}
+                if failures[i] is not None:
+                    if cell.key in batch.write:
+                        lines.append({"kind": "failure", "stage": "generate", "reason": failures[i], **where})
+                    continue
+                if cell.key in batch.ratios and measured is not None:
+                    ratios.append((cell.key, [ratio if abs(ratio) < float("inf") else None for ratio in measured[i]]))
+                if cell.key in batch.write:
+                    settings = picture_settings(resolved, checkpoint, steps, cell.row)
+                    pictures.append(NewPicture(settings, pixels[i], norms[i]))
+                    lines.append({"kind": "image", "seconds": seconds, **where})
+        self.images.put(pictures)
+        self.ratios.add(ratios)
+        self.journal.append(lines)
+        self.observer.advance(len(lines))
+
+    def _decode(
+        self,
+        model: FlowModel,
+        trajectory: Trajectory,
+        cells: Sequence[Cell],
+        batch: Batch,
+        failures: list[str | None],
+    ) -> tuple[Any, float]:
+        """uint8 pixels [B, H, W, 3] and the seconds it took; a picture that is not finite is added to `failures`."""
+        import torch
+
+        if not any(cell.key in batch.write for cell in cells):
+            return None, 0.0
+        started = time.perf_counter()
+        bad = torch.tensor([failure is not None for failure in failures])
+        latents = trajectory.latents.clone()
+        latents[bad.to(latents.device)] = 0  # a row of NaN is not worth decoding, and must not trip a kernel
+        decoded = model.decode(latents)
+        for i, sound in enumerate(decoded.isfinite().flatten(1).all(1).tolist()):
+            if not sound and failures[i] is None:
+                failures[i] = "the decoded picture is not finite"
+        pixels = (decoded.nan_to_num(0.0) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous().cpu().numpy()
+        return pixels, time.perf_counter() - started
+
+
+def _sections(resolved: Resolved, batches: Sequence[Batch]) -> Iterator[list[Batch]]:
+    """Batches in the order of work: base by base, some chunks of rows at a time, LoRA by LoRA over these."""
+
+    def base(batch: Batch) -> tuple[object, ...]:
+        return base_of(resolved.checkpoint(batch.checkpoint).spec)
+
+    bases = dict.fromkeys(base(batch) for batch in batches)
+    for wanted in bases:
+        mine = [batch for batch in batches if base(batch) == wanted]
+        chunks = sorted({batch.index for batch in mine})
+        for start in range(0, len(chunks), _CHUNKS_HELD):
+            held = set(chunks[start : start + _CHUNKS_HELD])
+            yield [batch for batch in mine if batch.index in held]
+
+
+def _failures(trajectory: Trajectory, steps: int) -> list[str | None]:
+    """Per row, why it has no picture."""
+    reasons: list[str | None] = []
+    for i, finite in enumerate(trajectory.finite.tolist()):
+        if finite:
+            reasons.append(None)
+            continue
+        bad = (~trajectory.norms[:, i].isfinite()).nonzero()
+        place = f"at step {int(bad[0]) + 1} of {steps}" if len(bad) else "after the last step"
+        reasons.append(f"the velocity is not finite {place}")
+    return reasons
+
+
+def _check_grids(model: FlowModel, checkpoint: ResolvedCheckpoint, resolved: Resolved) -> None:
+    """What was planned must be what is sampled."""
+    for steps, planned in checkpoint.sigmas.items():
+        grid: torch.Tensor = model.sigmas(
+            steps, grid=resolved.suite.grid, height=resolved.height, width=resolved.width
+        )
+        if tuple(float(sigma) for sigma in grid) != planned:
+            raise CheckpointError(
+                f"checkpoint {checkpoint.name!r} gives another sigma grid for {steps} steps than it did before: delete "
+                "the `checkpoints` folder of the store, and run again."
+            )
+
+
+class _memory_advice:
+    """Turns a device's out-of-memory error into one that says what to do."""
+
+    def __init__(self, resolved: Resolved) -> None:
+        self._resolved = resolved
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        import torch
+
+        if isinstance(error, torch.OutOfMemoryError | MemoryError):
+            raise InfrastructureError(
+                f"{self._resolved.device} has not enough memory for batches of {self._resolved.suite.batch_size}: try a "
+                "smaller --batch-size (pictures that are finished are kept)."
+            ) from error
+
+
+def speeds(records: Sequence[Mapping[str, Any]]) -> dict[tuple[str, int], float]:
+    """(checkpoint, steps) -> pictures per second, from the journal of a run; what was not made in this run is absent."""
+    counted: dict[tuple[str, int], list[float]] = {}
+    for record in records:
+        if record.get("kind") == "image":
+            counted.setdefault((record["checkpoint"], record["steps"]), []).append(record["seconds"])
+    return {place: len(seconds) / sum(seconds) for place, seconds in counted.items() if sum(seconds) > 0}

@@ -1,0 +1,1 @@
+"""Scorers: pictures and prompts in, values or reasons out."""

@@ -1,0 +1,1 @@
+"""Reward proxies and picture statistics, one file each."""
