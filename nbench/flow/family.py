@@ -20,11 +20,14 @@ from nbench.flow.model import Conditioning, SigmaGrid
 from nbench.flow.weights import BaseFiles, combined_hash
 
 if TYPE_CHECKING:
-    from nbench.flow.load import CheckpointSpec
+    from nbench.flow.spec import CheckpointSpec
 
 
 class DiffusersFlowModel(ABC):
     """A `FlowModel` over a diffusers pipeline. `velocity` is differentiable; everything else runs without gradients.
+
+    A picture depends on what else is in its batch by float rounding only: in float32 on a CPU, pixels in [0, 1] of
+    a picture made alone and in a batch of 8 differ by at most 1.4e-6 (tests/flow/test_family.py).
 
     Attributes:
         pipeline: the diffusers pipeline.

@@ -14,7 +14,7 @@ from nbench.flow.family import DiffusersFlowModel
 from nbench.flow.model import Conditioning, SigmaGrid
 
 if TYPE_CHECKING:
-    from nbench.flow.load import CheckpointSpec
+    from nbench.flow.spec import CheckpointSpec
     from nbench.flow.weights import BaseFiles
 
 
@@ -74,7 +74,7 @@ class FluxFlowModel(DiffusersFlowModel):
         if self.transformer.config.guidance_embeds:
             strength = torch.full([1], guidance, device=x.device, dtype=torch.float32).expand(rows)
         packed = self.transformer(
-            hidden_states=self.pipeline._pack_latents(x, rows, channels, height, width),
+            hidden_states=self.pipeline._pack_latents(x.contiguous(), rows, channels, height, width),
             timestep=self.timestep(sigma, rows).to(x.dtype) / 1000,
             guidance=strength,
             pooled_projections=cond.tensors["pooled_prompt_embeds"],

@@ -80,9 +80,7 @@ class FlowModel(Protocol):
     def noise(self, seeds: Sequence[int], *, height: int, width: int) -> torch.Tensor:
         """[B, C, h, w] standard normal, row i from a CPU generator seeded with seeds[i], on the device in `dtype`."""
 
-    def velocity(
-        self, x: torch.Tensor, sigma: torch.Tensor, cond: Conditioning, *, guidance: float
-    ) -> torch.Tensor:
+    def velocity(self, x: torch.Tensor, sigma: torch.Tensor, cond: Conditioning, *, guidance: float) -> torch.Tensor:
         """Guided velocity at (x, sigma): x [B, C, h, w]; sigma a float32 scalar tensor, or [B]; result like x."""
 
     def decode(self, x: torch.Tensor) -> torch.Tensor:

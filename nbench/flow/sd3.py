@@ -15,7 +15,7 @@ from nbench.flow.family import DiffusersFlowModel
 from nbench.flow.model import Conditioning, SigmaGrid
 
 if TYPE_CHECKING:
-    from nbench.flow.load import CheckpointSpec
+    from nbench.flow.spec import CheckpointSpec
     from nbench.flow.weights import BaseFiles
 
 

@@ -1,0 +1,1 @@
+"""Bundled CPU-size checkpoints and scorers, and the recipes that trained them."""

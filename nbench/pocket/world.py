@@ -105,9 +105,7 @@ class Scene:
     size: str
 
 
-def caption(
-    scene: Scene, *, style: bool = True, colour: bool = True, size: bool = True, count: bool = True
-) -> str:
+def caption(scene: Scene, *, style: bool = True, colour: bool = True, size: bool = True, count: bool = True) -> str:
     """Say a scene in words, naming only the facts asked for.
 
     `count=False` says "a" whatever the count, so only scenes of one copy should leave it out.

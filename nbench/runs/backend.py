@@ -159,5 +159,5 @@ def library_versions(*, lora: bool) -> dict[str, str]:
 
 
 def attention_backend() -> str:
-    """diffusers' attention backend: `DIFFUSERS_ATTN_BACKEND`, else "native" (torch's own kernels)."""
+    """The attention kernels of diffusers: `DIFFUSERS_ATTN_BACKEND`, else "native" (torch's own)."""
     return os.environ.get("DIFFUSERS_ATTN_BACKEND", "native")

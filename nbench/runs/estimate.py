@@ -67,7 +67,11 @@ def estimate(suite: Suite, store: Store, *, backend: Backend | None = None) -> E
     resolved = resolve(suite, store, backend, models, may_load=False)
     run = store.run(suite.run_name)
     old = run.read_json(run.card)
-    if old is not None and run.records() and not any(checkpoint.facts is None for checkpoint in resolved.checkpoints):
+    if (
+        old is not None
+        and run.records()
+        and all(set(checkpoint.sigmas) == set(suite.steps) for checkpoint in resolved.checkpoints)
+    ):
         check_same_run(run.name, old, make_card(resolved))
     cells = make_cells(resolved)
     stored = store.images.find([cell.key for cell in cells], move=False)
@@ -87,8 +91,8 @@ def _estimate(
     checkpoint = resolved.checkpoint(name)
     mine = [cell for cell in cells if cell.checkpoint == name]
     missing = [cell.steps for cell in mine if cell.key not in stored]
-    if not mine:
-        missing = [steps for steps in resolved.suite.steps for _ in range(total // len(resolved.suite.steps))]
+    unknown = [steps for steps in resolved.suite.steps if steps not in checkpoint.sigmas]  # so nothing of it is there
+    missing += [steps for steps in unknown for _ in range(total // len(resolved.suite.steps))]
     place = speed_name(resolved.device, resolved.dtype, resolved.height, resolved.width)
     speed = checkpoint.facts.speed.get(place) if checkpoint.facts else None
     pixels = (resolved.height or 1024) * (resolved.width or 1024)

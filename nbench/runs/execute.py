@@ -1,4 +1,4 @@
-"""A run from start to end: plan, generation stage, scoring stage, tables. Called again, it does only what is missing."""
+"""A run from start to end: plan, generation stage, scoring stage, tables. Again, it does only what is missing."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from nbench.runs.generate import GenerationStage
 from nbench.runs.images import StoredPicture
 from nbench.runs.journal import Journal, Ledger, Record
 from nbench.runs.observer import Observer, Quiet
-from nbench.runs.plan import Cell, make_cells, plan_batches, reference_identity
+from nbench.runs.plan import make_cells, plan_batches, reference_identity
 from nbench.runs.resolve import Resolved, resolve
 from nbench.runs.score import ScoringStage, missing_scores
 from nbench.runs.store import WORKER, RunFolder, Store, write_json
@@ -42,6 +42,7 @@ class RunResult:
         scored: scores given by this call.
         failed: cells without a picture.
         score_failures: scores without a value, of pictures that exist.
+        changed: whether this call wrote the tables anew.
         seconds: wall time of the call.
     """
 
@@ -51,6 +52,7 @@ class RunResult:
     scored: int
     failed: int
     score_failures: int
+    changed: bool
     seconds: float
 
 
@@ -151,6 +153,7 @@ class _Attempt:
             scored=self.scored,
             failed=sum(cell.key not in outcome.stored for cell in self.cells),
             score_failures=score_failures,
+            changed=self._undone,
             seconds=time.perf_counter() - started,
         )
 
@@ -184,11 +187,9 @@ class _Attempt:
             lost = self._score(stored, scores, skipped)
             if not lost:
                 picture_failures, score_failures = _failures(self.folder.records(), self.identities)
-                return Outcome(
-                    self.resolved, self.cells, stored, ratios, scores, picture_failures, score_failures
-                )
+                return Outcome(self.resolved, self.cells, stored, ratios, scores, picture_failures, score_failures)
         raise StoreError(
-            f"pictures in {self.store.images.folder} keep being damaged; check the disk, and run the same command again."
+            f"pictures in {self.store.images.folder} keep getting lost; check the disk, then run the command again."
         )
 
     def _find(self, keys: Sequence[str]) -> dict[str, StoredPicture]:
@@ -214,9 +215,7 @@ class _Attempt:
             return {}
         self._undo()
         with self._journal() as journal:
-            stage = GenerationStage(
-                self.resolved, self.models, self.store.images, ratios, journal, self.observer
-            )
+            stage = GenerationStage(self.resolved, self.models, self.store.images, ratios, journal, self.observer)
             stage.run(batches)
         missing = [key for batch in batches for key in batch.write]
         made = self._find(missing)
@@ -292,7 +291,7 @@ class _Attempt:
 def _failures(
     records: Sequence[Record], identities: Mapping[str, str]
 ) -> tuple[dict[str, str], dict[str, dict[str, str]]]:
-    """Reasons by key: of pictures, and of scores by scorer name. What was made since overrides them where they are read."""
+    """Reasons by key: of pictures, and of scores by scorer name. What exists by now overrides its old failure."""
     pictures: dict[str, str] = {}
     scores: dict[str, dict[str, str]] = {identity: {} for identity in identities.values()}
     for record in records:

@@ -22,8 +22,8 @@ Format = Literal["parquet", "csv", "hf"]
 def export_run(run: RunTables, images: ImageStore, to: Format, out: Path) -> list[Path]:
     """Write a run's tables into the folder `out`; returns the files.
 
-    parquet and csv: samples, scores and norms, and the card. hf: a folder that `datasets.load_dataset` reads (and that can
-    be uploaded as it is), one row per picture with a column per metric.
+    parquet and csv: samples, scores and norms, and the card. hf: a folder that `datasets.load_dataset` reads (and that
+    can be uploaded as it is), one row per picture with a column per metric.
 
     Raises:
         UsageError: `out` is a file, or holds something already.
@@ -134,6 +134,7 @@ def _readme(run: RunTables, rows: Sequence[dict[str, Any]]) -> str:
     return (
         "---\npretty_name: nbench run\ntags: [text-to-image, nbench]\n---\n\n"
         f"# nbench run {run.folder.name}\n\n{len(rows)} pictures of the checkpoints {checkpoints} "
-        f"at {', '.join(map(str, run.card['steps']))} steps, on the prompts of {run.card['prompts']['name']}. `card.json` "
-        "says what made them. A score that is null is a failure, not a zero; `reason` says why a picture is missing.\n"
+        f"at {', '.join(map(str, run.card['steps']))} steps, on the prompts of {run.card['prompts']['name']}. "
+        "`card.json` says what made them. A score that is null is a failure, not a zero; `reason` says why a "
+        "picture is missing.\n"
     )

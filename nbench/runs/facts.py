@@ -91,7 +91,7 @@ def ask(
     """
     height, width = size or model.resolution
     check_size(name, height, width, model.size_multiple)
-    facts = known or Facts(model.family, model.default_guidance, tuple(model.resolution), model.size_multiple)
+    facts = known or Facts(model.family, model.default_guidance, model.resolution, model.size_multiple)
     sigmas = {
         sigma_name(grid, height, width, count): tuple(
             float(sigma)
@@ -119,7 +119,7 @@ def read_facts(store: Store, weights: str) -> Facts | None:
     return Facts(
         family=facts["family"],
         default_guidance=facts["default_guidance"],
-        resolution=tuple(facts["resolution"]),
+        resolution=(facts["resolution"][0], facts["resolution"][1]),
         size_multiple=facts["size_multiple"],
         latents={key: tuple(shape) for key, shape in facts["latents"].items()},
         sigmas={key: tuple(grid) for key, grid in facts["sigmas"].items()},

@@ -1,7 +1,7 @@
 """The generation stage: batches of the plan -> pictures in the store.
 
-Each batch ends in this order: pictures, then ratios, then journal lines. A process that is killed in between leaves pictures
-without lines, which the next attempt finds and takes over; never a line without its picture.
+Each batch ends in this order: pictures, then ratios, then journal lines. A process that is killed in between leaves
+pictures without lines, which the next attempt finds and takes over; never a line without its picture.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ class GenerationStage:
         section: Sequence[Batch],
         embeddings: dict[tuple[int, float], Conditioning],
     ) -> None:
-        """Embed the prompts of every chunk in the section, once per guidance, and let the text encoders leave the device.
+        """Embed the prompts of every chunk in the section, once per guidance; then the text encoders leave the device.
 
         A chunk is encoded by itself, so that its embeddings do not depend on which other chunks are still to be made.
         """
@@ -211,9 +211,7 @@ def _failures(trajectory: Trajectory, steps: int) -> list[str | None]:
 def _check_grids(model: FlowModel, checkpoint: ResolvedCheckpoint, resolved: Resolved) -> None:
     """What was planned must be what is sampled."""
     for steps, planned in checkpoint.sigmas.items():
-        grid: torch.Tensor = model.sigmas(
-            steps, grid=resolved.suite.grid, height=resolved.height, width=resolved.width
-        )
+        grid: torch.Tensor = model.sigmas(steps, grid=resolved.suite.grid, height=resolved.height, width=resolved.width)
         if tuple(float(sigma) for sigma in grid) != planned:
             raise CheckpointError(
                 f"checkpoint {checkpoint.name!r} gives another sigma grid for {steps} steps than it did before: delete "
@@ -235,13 +233,13 @@ class _memory_advice:
 
         if isinstance(error, torch.OutOfMemoryError | MemoryError):
             raise InfrastructureError(
-                f"{self._resolved.device} has not enough memory for batches of {self._resolved.suite.batch_size}: try a "
-                "smaller --batch-size (pictures that are finished are kept)."
+                f"{self._resolved.device} has not enough memory for batches of {self._resolved.suite.batch_size}: try "
+                "a smaller --batch-size (pictures that are finished are kept)."
             ) from error
 
 
 def speeds(records: Sequence[Mapping[str, Any]]) -> dict[tuple[str, int], float]:
-    """(checkpoint, steps) -> pictures per second, from the journal of a run; what was not made in this run is absent."""
+    """(checkpoint, steps) -> pictures per second, from a run's journal; what it did not make itself is absent."""
     counted: dict[tuple[str, int], list[float]] = {}
     for record in records:
         if record.get("kind") == "image":

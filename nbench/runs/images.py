@@ -1,9 +1,10 @@
 """The content-addressed picture store: STORE/images/ab/abcdef....png.
 
-A picture's key is the sha256 of the canonical JSON of everything that made it. The PNG carries that JSON, the key and the
-velocity norms of its trajectory in its own text chunks, so a file proves what it is: the settings must hash to the key, the
-key must be the file's name, and every chunk's checksum must hold. A file that fails is renamed to `.corrupt`, reported, and
-made again; it is never reused. PNG bytes depend on pixels, settings and norms alone.
+A picture's key is the sha256 of the canonical JSON of everything that made it. The PNG carries that JSON, the key and
+the
+velocity norms of its trajectory in its own text chunks, so a file proves what it is: the settings must hash to the
+key, the key must be the file's name, and every chunk's checksum must hold. A file that fails is renamed to `.corrupt`,
+reported, and made again; it is never reused. PNG bytes depend on pixels, settings and norms alone.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Append-only JSON lines, fsynced: what a killed process had finished.
 
-Each worker appends to a file of its own, so no line is ever written by two. A batch of lines is one write and one fsync.
-A torn last line (killed while writing) is tolerated when reading and cut off before the next append; what it recorded is
-done again. A line that cannot be read anywhere else means damage, and is an error that says where.
+Each worker appends to a file of its own, so no line is ever written by two. A batch of lines is one write and one
+fsync. A torn last line (killed while writing) is tolerated when reading and cut off before the next append; what it
+recorded is done again. A line that cannot be read anywhere else means damage, and is an error that says where.
 """
 
 from __future__ import annotations

@@ -1,13 +1,13 @@
 """The plan: which cells are still to be made and scored. Pure functions of a resolved run and of what the store holds.
 
-A batch has a fixed composition that follows from the suite alone: the rows (prompt x seed) of a run in order, cut into chunks
-of the batch size. A batch of which anything is missing is computed whole, and only what is missing is written; so a resumed
-run goes through the same batches, and its bits equal an uninterrupted run's.
+A batch has a fixed composition that follows from the suite alone: the rows (prompt x seed) of a run in order, cut into
+chunks of the batch size. A batch of which anything is missing is computed whole, and only what is missing is written;
+so a resumed run goes through the same batches, and its bits equal an uninterrupted run's.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -139,13 +139,13 @@ def reference_identity(resolved: Resolved) -> str:
 
 
 def make_cells(resolved: Resolved) -> tuple[Cell, ...]:
-    """Every cell of the run: checkpoints in order, steps ascending, rows in order. Checkpoints without facts are left out."""
+    """Every cell: checkpoints in order, steps ascending, rows in order; none of a checkpoint without facts."""
     rows = make_rows(resolved)
     return tuple(
         Cell(checkpoint.name, steps, row, digest(picture_settings(resolved, checkpoint, steps, row)))
         for checkpoint in resolved.checkpoints
         if checkpoint.facts is not None
-        for steps in resolved.suite.steps
+        for steps in checkpoint.sigmas
         for row in rows
     )
 
@@ -162,9 +162,9 @@ def ratio_wanted(resolved: Resolved, checkpoint: str) -> bool:
 def plan_batches(
     resolved: Resolved,
     cells: Sequence[Cell],
-    stored: Collection[str],
-    ratios: Collection[str],
-    failed: Collection[str],
+    stored: Container[str],
+    ratios: Container[str],
+    failed: Container[str],
 ) -> tuple[Batch, ...]:
     """The batches of which something is missing, in the order of work: by checkpoint, then by chunk.
 
@@ -205,8 +205,8 @@ def plan_batches(
 
 def plan_scores(
     cells: Sequence[Cell],
-    stored: Collection[str],
-    scored: Mapping[str, Collection[str]],
+    stored: Container[str],
+    scored: Mapping[str, Container[str]],
 ) -> Iterator[ScoreBatch]:
     """The batches of pictures that lack a score, by checkpoint and steps.
 

@@ -37,7 +37,7 @@ class ResolvedCheckpoint:
         weights: its weights hash.
         facts: what it said of itself; None when it was never loaded and `resolve` was told not to.
         guidance: in use; 0 where facts are missing.
-        sigmas: steps -> explicit grid.
+        sigmas: steps -> explicit grid; all of the suite's, unless `resolve` was told not to load.
         reference: whether ratios and rescale against the reference checkpoint make sense for it.
     """
 
@@ -121,6 +121,8 @@ def resolve(suite: Suite, store: Store, backend: Backend, models: Models, *, may
     # The first base is asked last, so that it is the one still loaded when pictures are made.
     for name in sorted(specs, key=lambda name: _load_order(specs, name)):
         known = facts[name]
+        if known and wanted:
+            check_size(name, *wanted, known.size_multiple)  # before anything is loaded
         height, width = wanted or (known.resolution if known else (0, 0))
         if (known is None or not known.knows(height, width, suite.grid, suite.steps)) and may_load:
             model = models.get(specs[name], weights[name])
@@ -172,12 +174,13 @@ def _checkpoint(
     entry: Checkpoint, spec: CheckpointSpec, weights: str, facts: Facts | None, suite: Suite, size: tuple[int, int]
 ) -> ResolvedCheckpoint:
     height, width = size
-    if facts is None or not facts.knows(height, width, suite.grid, suite.steps):
+    if facts is None or f"{height}x{width}" not in facts.latents:
         return ResolvedCheckpoint(entry.name, spec, weights, None, 0.0, {})
     guidance = next(
         float(value) for value in (entry.guidance, suite.guidance, facts.default_guidance) if value is not None
     )
-    sigmas = {steps: facts.sigmas[sigma_name(suite.grid, height, width, steps)] for steps in suite.steps}
+    names = {steps: sigma_name(suite.grid, height, width, steps) for steps in suite.steps}
+    sigmas = {steps: facts.sigmas[name] for steps, name in names.items() if name in facts.sigmas}
     return ResolvedCheckpoint(entry.name, spec, weights, facts, guidance, sigmas)
 
 

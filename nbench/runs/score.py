@@ -1,14 +1,14 @@
 """The scoring stage: pictures of the store -> values in the ledgers, failures in the journal.
 
-Scorers see the stored 8-bit pictures, so a score is a function of a file that anybody can open. Ledgers hold values only:
-a failure belongs to the run that saw it, and does not keep another run from trying.
+Scorers see the stored 8-bit pictures, so a score is a function of a file that anybody can open. Ledgers hold values
+only: a failure belongs to the run that saw it, and does not keep another run from trying.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Container, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from nbench.errors import NbenchError
 from nbench.runs.images import ImageStore
@@ -76,8 +76,8 @@ def missing_scores(
     scorers: Mapping[str, Scorer],
     ledgers: Mapping[str, Ledger],
     cells: Sequence[Cell],
-    stored: Collection[str],
-    failed: Mapping[str, Collection[str]],
+    stored: Container[str],
+    failed: Mapping[str, Container[str]],
 ) -> list[ScoreBatch]:
     """Every batch still to be scored, one group of scorers after the other.
 
@@ -97,20 +97,14 @@ def missing_scores(
 
 
 @dataclass(frozen=True)
-class _Known(Collection[str]):
+class _Known:
     """Keys that need no work: those with a value and those that failed, without copying either."""
 
     values: Ledger
-    failed: Collection[str]
+    failed: Container[str]
 
     def __contains__(self, key: object) -> bool:
         return key in self.values or key in self.failed
-
-    def __iter__(self) -> Any:
-        raise NotImplementedError("only membership is asked")
-
-    def __len__(self) -> int:
-        return len(self.values) + len(self.failed)
 
 
 def score_safely(scorer: Scorer, images: Sequence[Image.Image], prompts: Sequence[str]) -> list[Score]:

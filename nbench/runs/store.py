@@ -1,10 +1,10 @@
 """Where things lie in a store, and who may write a run.
 
-    STORE/images/ab/abcdef....png       pictures, by key
-    STORE/scores/IDENTITY/*.jsonl       scores by picture key, one folder per scorer identity
-    STORE/ratios/WEIGHTS/*.jsonl        velocity-norm ratios by picture key, one folder per reference
-    STORE/checkpoints/WEIGHTS.json      what a checkpoint said of itself when it was loaded
-    STORE/runs/NAME/                    see `RunFolder`
+* STORE/images/ab/abcdef....png: pictures, by key
+* STORE/scores/IDENTITY/*.jsonl: scores by picture key, one folder per scorer identity
+* STORE/ratios/REFERENCE/*.jsonl: velocity-norm ratios by picture key, one folder per reference
+* STORE/checkpoints/WEIGHTS.json: what a checkpoint said of itself when it was loaded
+* STORE/runs/NAME/: see `RunFolder`
 """
 
 from __future__ import annotations
@@ -32,7 +32,8 @@ WORKER = "local"
 class RunFolder:
     """One run on disk.
 
-    suite.yaml and card.json are written first, journal/WORKER.jsonl while it goes on, the tables at the end, done.json last.
+    suite.yaml and card.json are written first, journal/WORKER.jsonl while it goes on, the tables at the end, done.json
+    last.
 
     Attributes:
         name: of the run.
@@ -91,7 +92,7 @@ class RunFolder:
             os.close(descriptor)
 
     def state(self) -> str:
-        """"complete", "running" (a process holds it), or "stopped" (it can be resumed)."""
+        """One of "complete", "running" (a process holds it) and "stopped" (it can be resumed)."""
         if self.done.is_file():
             return "complete"
         try:
@@ -194,5 +195,7 @@ def write_json(path: Path, value: dict[str, Any], *, indent: int | None = None) 
     Raises:
         StoreError: the disk refuses.
     """
-    text = canonical_json(value) if indent is None else json.dumps(value, indent=indent, sort_keys=True, allow_nan=False)
+    text = canonical_json(value)
+    if indent is not None:
+        text = json.dumps(value, indent=indent, sort_keys=True, allow_nan=False)
     write_atomic(path, (text + "\n").encode("utf-8"))

@@ -122,7 +122,8 @@ class Suite(_Model):
         height, width: in pixels; None is the checkpoints' own resolution.
         batch_size: pictures per forward.
         scorers: by name.
-        norm_ratio: record the ratio of each velocity norm to the reference's at the same state (one more forward per step).
+        norm_ratio: record the ratio of each velocity norm to the reference's at the same state (one more forward per
+            step).
         rescale: see `Rescale`; None for none.
         device: "auto" is CUDA when there is one.
         dtype: "auto" is float32 on the CPU and bfloat16 elsewhere.
@@ -202,7 +203,8 @@ def read_suite(name_or_path: str | Path, overrides: Mapping[str, Any] | None = N
     if not path.is_file():
         known = bundled_suites()
         if str(name_or_path) not in known:
-            raise UsageError(f"there is no suite {str(name_or_path)!r}: give a YAML file.{did_you_mean(path.name, known)}")
+            hint = did_you_mean(path.name, known)
+            raise UsageError(f"there is no suite {str(name_or_path)!r}: give a YAML file.{hint}")
         path = known[str(name_or_path)]
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -216,7 +218,7 @@ def read_suite(name_or_path: str | Path, overrides: Mapping[str, Any] | None = N
     return make_suite({**content, **(overrides or {})}, where=f"suite {path}")
 
 
-def make_suite(content: Mapping[str, Any], where: str = "the run") -> Suite:
+def make_suite(content: Mapping[str, Any], where: str = "the command line") -> Suite:
     """Check `content` and make it a suite with absolute paths.
 
     Raises:
@@ -244,7 +246,9 @@ def _from_file(content: dict[str, Any], folder: Path) -> None:
     """Resolve paths in a suite file against its folder, where that leads to something."""
 
     def resolved(value: object) -> object:
-        return str((folder / value).resolve()) if isinstance(value, str) and value and (folder / value).exists() else value
+        if isinstance(value, str) and value and (folder / value).exists():
+            return str((folder / value).resolve())
+        return value
 
     if "prompts" in content:
         content["prompts"] = resolved(content["prompts"])

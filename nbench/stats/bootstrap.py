@@ -1,8 +1,8 @@
 """Cluster bootstrap over prompts for a mean.
 
-Seeds of one prompt are correlated, so prompts are resampled, whole. The interval is the studentised one (bootstrap-t): it
-keeps its coverage for few prompts and skewed values, where the percentile interval is too narrow (Efron and Tibshirani 1993,
-chapter 12). SciPy's `bootstrap` has neither clusters nor the studentised interval.
+Seeds of one prompt are correlated, so prompts are resampled, whole. The interval is the studentised one (bootstrap-t):
+it keeps its coverage for few prompts and skewed values, where the percentile interval is too narrow (Efron and
+Tibshirani 1993, chapter 12). SciPy's `bootstrap` has neither clusters nor the studentised interval.
 """
 
 from __future__ import annotations
@@ -75,7 +75,8 @@ def cluster_mean(
     _, index = np.unique(labels, return_inverse=True)
     counts = np.bincount(index).astype(np.float64)
     mean = float(array.mean())
-    residuals = np.bincount(index, weights=array - mean)  # per cluster: sum of its values' distances from the mean
+    # Per cluster, the sum of its values' distances from the mean.
+    residuals: Floats = np.bincount(index, weights=array - mean).astype(np.float64)
     low, high = ratio_interval(residuals[:, None], counts[:, None], level=level, resamples=resamples, seed=seed)
     return Interval(mean, mean + float(low[0]), mean + float(high[0]), len(counts), len(array))
 

@@ -16,7 +16,7 @@ from nbench.flow.model import Conditioning, SigmaGrid
 from nbench.scoring.scorer import Metric, Score, ScorerCard
 
 if TYPE_CHECKING:
-    from nbench.flow.load import CheckpointSpec
+    from nbench.flow.spec import CheckpointSpec
 
 _CHANNELS = 4
 _FACTOR = 8

@@ -8,112 +8,9 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from transformers import CLIPTokenizer, PreTrainedTokenizerFast
-
-_WORDS = ("a", "red", "cube", "cat", "photo", "of", "two", "dogs")
-_WIDTH = 32
-
-
-def _clip_tokenizer(scratch: Path) -> CLIPTokenizer:
-    """A CLIP byte-pair tokenizer: every byte, and merges that make whole words of `_WORDS`."""
-    from tokenizers import pre_tokenizers
-    from transformers import CLIPTokenizer
-
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    tokens = [*alphabet, *(letter + "</w>" for letter in alphabet)]
-    merges: list[str] = []
-    for word in _WORDS:
-        parts = [*word[:-1], word[-1] + "</w>"]
-        while len(parts) > 1:
-            pair = f"{parts[0]} {parts[1]}"
-            if pair not in merges:
-                merges.append(pair)
-            parts = [parts[0] + parts[1], *parts[2:]]
-            tokens.append(parts[0])
-    tokens += ["<|startoftext|>", "<|endoftext|>"]
-    vocabulary = {token: index for index, token in enumerate(dict.fromkeys(tokens))}
-    scratch.mkdir(parents=True, exist_ok=True)
-    vocab_file, merges_file = scratch / "vocab.json", scratch / "merges.txt"
-    vocab_file.write_text(json.dumps(vocabulary, ensure_ascii=False), encoding="utf-8")
-    merges_file.write_text("#version: 0.2\n" + "\n".join(merges) + "\n", encoding="utf-8")
-    tokenizer = CLIPTokenizer(
-        vocab=str(vocab_file),
-        merges=str(merges_file),
-        model_max_length=77,
-        bos_token="<|startoftext|>",
-        eos_token="<|endoftext|>",
-        pad_token="<|endoftext|>",
-        unk_token="<|endoftext|>",
-    )
-    for file in (vocab_file, merges_file):
-        file.unlink()
-    return tokenizer
-
-
-def _t5_tokenizer() -> PreTrainedTokenizerFast:
-    """Byte-level, no merges, `</s>` at the end, right padding: what T5's does in form."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
-    from transformers import PreTrainedTokenizerFast
-
-    tokens = ["<pad>", "</s>", "<unk>", *sorted(pre_tokenizers.ByteLevel.alphabet())]
-    tokenizer = Tokenizer(models.BPE(vocab={token: i for i, token in enumerate(tokens)}, merges=[]))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token="<pad>", eos_token="</s>", unk_token="<unk>", model_max_length=512
-    )
-
-
-def _clip(tokenizer: CLIPTokenizer, *, projection: bool) -> Any:
-    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
-
-    config = CLIPTextConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=_WIDTH,
-        intermediate_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        projection_dim=_WIDTH,
-        max_position_embeddings=77,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-        hidden_act="gelu",
-    )
-    return (CLIPTextModelWithProjection if projection else CLIPTextModel)(config)
-
-
-def _t5(tokenizer: PreTrainedTokenizerFast, width: int) -> Any:
-    from transformers import T5Config, T5EncoderModel
-
-    return T5EncoderModel(
-        T5Config(vocab_size=len(tokenizer), d_model=width, d_kv=8, d_ff=48, num_layers=2, num_heads=4)
-    )
-
-
-def _vae(channels: int, *, levels: int = 2) -> Any:
-    """An autoencoder of factor 2^(levels - 1)."""
-    from diffusers import AutoencoderKL
-
-    return AutoencoderKL(
-        sample_size=32,
-        in_channels=3,
-        out_channels=3,
-        block_out_channels=(8, *(16,) * (levels - 1)),
-        layers_per_block=1,
-        latent_channels=channels,
-        norm_num_groups=4,
-        use_quant_conv=False,
-        use_post_quant_conv=False,
-        down_block_types=("DownEncoderBlock2D",) * levels,
-        up_block_types=("UpDecoderBlock2D",) * levels,
-        shift_factor=0.0609,
-        scaling_factor=1.5035,
-    )
+from nbench.testing.parts import WIDTH, autoencoder, clip_encoder, clip_tokenizer, t5_encoder, t5_tokenizer
 
 
 def _save(pipeline: Any, folder: Path) -> Path:
@@ -137,7 +34,7 @@ def tiny_sd3(folder: Path | str, *, seed: int = 0, t5: bool = False, shift: floa
     from diffusers import FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel, StableDiffusion3Pipeline
 
     folder = Path(folder)
-    tokenizer, t5_tokenizer = _clip_tokenizer(folder), _t5_tokenizer()
+    clip, t5_bytes = clip_tokenizer(folder), t5_tokenizer()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         transformer = SD3Transformer2DModel(
@@ -148,22 +45,22 @@ def tiny_sd3(folder: Path | str, *, seed: int = 0, t5: bool = False, shift: floa
             num_layers=2,
             attention_head_dim=8,
             num_attention_heads=4,
-            joint_attention_dim=2 * _WIDTH,
+            joint_attention_dim=2 * WIDTH,
             caption_projection_dim=32,
-            pooled_projection_dim=2 * _WIDTH,
+            pooled_projection_dim=2 * WIDTH,
             qk_norm="rms_norm",
             pos_embed_max_size=32,
         )
         pipeline = StableDiffusion3Pipeline(
             transformer=transformer,
             scheduler=FlowMatchEulerDiscreteScheduler(shift=shift),
-            vae=_vae(4),
-            text_encoder=_clip(tokenizer, projection=True),
-            tokenizer=tokenizer,
-            text_encoder_2=_clip(tokenizer, projection=True),
-            tokenizer_2=tokenizer,
-            text_encoder_3=_t5(t5_tokenizer, 2 * _WIDTH) if t5 else None,
-            tokenizer_3=t5_tokenizer if t5 else None,
+            vae=autoencoder(4),
+            text_encoder=clip_encoder(clip, projection=True),
+            tokenizer=clip,
+            text_encoder_2=clip_encoder(clip, projection=True),
+            tokenizer_2=clip,
+            text_encoder_3=t5_encoder(t5_bytes, 2 * WIDTH) if t5 else None,
+            tokenizer_3=t5_bytes if t5 else None,
         )
     return _save(pipeline, folder)
 
@@ -178,7 +75,7 @@ def tiny_flux(folder: Path | str, *, seed: int = 0, guidance_embeds: bool = True
     from diffusers import FlowMatchEulerDiscreteScheduler, FluxPipeline, FluxTransformer2DModel
 
     folder = Path(folder)
-    tokenizer, t5_tokenizer = _clip_tokenizer(folder), _t5_tokenizer()
+    clip, t5_bytes = clip_tokenizer(folder), t5_tokenizer()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         transformer = FluxTransformer2DModel(
@@ -188,19 +85,19 @@ def tiny_flux(folder: Path | str, *, seed: int = 0, guidance_embeds: bool = True
             num_single_layers=1,
             attention_head_dim=16,
             num_attention_heads=2,
-            joint_attention_dim=_WIDTH,
-            pooled_projection_dim=_WIDTH,
+            joint_attention_dim=WIDTH,
+            pooled_projection_dim=WIDTH,
             axes_dims_rope=(4, 4, 8),
             guidance_embeds=guidance_embeds,
         )
         pipeline = FluxPipeline(
             transformer=transformer,
             scheduler=FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=guidance_embeds, shift=1.0),
-            vae=_vae(4),
-            text_encoder=_clip(tokenizer, projection=False),
-            tokenizer=tokenizer,
-            text_encoder_2=_t5(t5_tokenizer, _WIDTH),
-            tokenizer_2=t5_tokenizer,
+            vae=autoencoder(4),
+            text_encoder=clip_encoder(clip, projection=False),
+            tokenizer=clip,
+            text_encoder_2=t5_encoder(t5_bytes, WIDTH),
+            tokenizer_2=t5_bytes,
         )
     return _save(pipeline, folder)
 
@@ -216,7 +113,7 @@ def tiny_lumina2(folder: Path | str, *, seed: int = 0) -> Path:
     from transformers import Gemma2Config, Gemma2Model
 
     folder = Path(folder)
-    tokenizer = _t5_tokenizer()
+    tokenizer = t5_tokenizer()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         transformer = Lumina2Transformer2DModel(
@@ -249,7 +146,7 @@ def tiny_lumina2(folder: Path | str, *, seed: int = 0) -> Path:
         pipeline = Lumina2Pipeline(
             transformer=transformer,
             scheduler=FlowMatchEulerDiscreteScheduler(),
-            vae=_vae(4, levels=4),  # Lumina2 takes a factor of 8 for granted
+            vae=autoencoder(4, levels=4),  # Lumina2 takes a factor of 8 for granted
             text_encoder=encoder,
             tokenizer=tokenizer,
         )
@@ -266,7 +163,7 @@ def tiny_epsilon_pipeline(folder: Path | str, *, prediction_type: str = "epsilon
     from diffusers import DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 
     folder = Path(folder)
-    tokenizer = _clip_tokenizer(folder)
+    tokenizer = clip_tokenizer(folder)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         unet = UNet2DConditionModel(
@@ -276,14 +173,14 @@ def tiny_epsilon_pipeline(folder: Path | str, *, prediction_type: str = "epsilon
             norm_num_groups=4,
             down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
             up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
-            cross_attention_dim=_WIDTH,
+            cross_attention_dim=WIDTH,
             attention_head_dim=4,
         )
         pipeline = StableDiffusionPipeline(
             unet=unet,
-            vae=_vae(4),
+            vae=autoencoder(4),
             scheduler=DDIMScheduler(prediction_type=prediction_type, steps_offset=1, clip_sample=False),
-            text_encoder=_clip(tokenizer, projection=False),
+            text_encoder=clip_encoder(tokenizer, projection=False),
             tokenizer=tokenizer,
             safety_checker=None,
             feature_extractor=None,

@@ -12,8 +12,9 @@ from nbench.flow.family import DiffusersFlowModel
 from nbench.flow.load import CheckpointSpec, load_model
 from nbench.flow.sample import noise_seed, sample
 
-#: measured: largest difference of a pixel in [0, 1] between a picture made alone and in a batch of 8 (float32, CPU)
-BATCH_TOLERANCE = 1e-5
+#: Largest difference of a pixel in [0, 1] between a picture made alone and in a batch of 8, float32 on a CPU.
+#: Measured: 9.5e-7 (SD3), 1.4e-6 (FLUX); other prompts' pictures differ by 0.6 and more.
+BATCH_TOLERANCE = 5e-6
 
 PROMPTS = ["a photo of a red cube", "cat", "two dogs", "a cat of cubes", "red", "photo", "a red cat", "dogs of a cube"]
 
@@ -39,7 +40,7 @@ def test_pictures_do_not_depend_on_the_batch_beyond_float_tolerance(model: Diffu
     assert (together - alone).abs().max() < BATCH_TOLERANCE
     assert (together[[5, 4, 6, 7, 3, 1, 2, 0]] - halves).abs().max() < BATCH_TOLERANCE
     between = (together[:, None] - together[None]).abs().amax((2, 3, 4))
-    assert between[~torch.eye(8, dtype=bool)].min() > 1000 * BATCH_TOLERANCE  # other pictures are far apart
+    assert between[~torch.eye(8, dtype=bool)].min() > 1e5 * BATCH_TOLERANCE  # other pictures are far apart
 
 
 def test_noise_belongs_to_its_seed_and_not_to_its_place(model: DiffusersFlowModel) -> None:

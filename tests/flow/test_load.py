@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 import subprocess
@@ -23,6 +24,7 @@ from nbench.flow.load import (
     swap_lora,
     weights_hash,
 )
+from nbench.flow.weights import file_digest
 from nbench.testing import tiny_epsilon_pipeline, tiny_lumina2, tiny_sd3
 
 
@@ -119,6 +121,22 @@ def test_the_hash_does_not_depend_on_the_folder_but_on_every_file_that_is_read(s
         seen.add(weights_hash(_spec(copy)))
     (copy / "nbench.json").write_text('{"guidance": 3}')
     assert weights_hash(_spec(copy)) not in seen
+
+
+def test_a_file_of_the_hub_cache_is_known_by_the_name_of_its_blob(tmp_path: Path) -> None:
+    (tmp_path / "blobs").mkdir()
+    for name, wanted in (("ab" * 32, "ab" * 32), ("ab" * 20, hashlib.sha256(b"content").hexdigest())):
+        (tmp_path / "blobs" / name).write_bytes(b"content")  # large files are named by sha256, small ones by a git hash
+        link = tmp_path / f"link{len(name)}"
+        link.symlink_to(tmp_path / "blobs" / name)
+        assert file_digest(link) == wanted
+
+
+def test_a_file_that_changes_is_hashed_again(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    for content in (b"one", b"two!"):
+        file.write_bytes(content)
+        assert file_digest(file) == hashlib.sha256(content).hexdigest()
 
 
 def test_lora_and_its_scale_are_in_the_hash(sd3_folder: Path, sd3_lora: Path) -> None:

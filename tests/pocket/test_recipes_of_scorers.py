@@ -1,4 +1,4 @@
-"""The recipes of probe, pocket-clip and pocket-aesthetic, on made-up sprites: the logic, and a run of two steps each."""
+"""The recipes of probe, pocket-clip and pocket-aesthetic, on made-up sprites: logic, and a run of two steps each."""
 
 import json
 import random

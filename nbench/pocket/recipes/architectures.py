@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from diffusers import (
@@ -109,7 +110,8 @@ def _clip_config(tokenizer: CLIPTokenizer) -> CLIPTextConfig:
 class Family(nn.Module):
     """A base under training: text encoders and transformer. `forward` gives the velocity of a batch."""
 
-    settings: dict[str, Any]
+    settings: ClassVar[dict[str, Any]]
+    transformer: nn.Module
 
     def forward(
         self, x: torch.Tensor, t: torch.Tensor, captions: Sequence[str], guidance: torch.Tensor
@@ -130,15 +132,13 @@ class Family(nn.Module):
 
 
 def _copies(pipeline: Any) -> dict[str, nn.Module]:
-    import copy
-
     return {name: copy.deepcopy(part) for name, part in pipeline.components.items() if isinstance(part, nn.Module)}
 
 
 class PocketSD3(Family):
     """Five MM-DiT blocks of width 256, 16 picture tokens, two CLIP text encoders, no T5 (one zero token instead)."""
 
-    settings = {"max_sequence_length": 1, "guidance": 3.0, "height": 64, "width": 64}
+    settings: ClassVar[dict[str, Any]] = {"max_sequence_length": 1, "guidance": 3.0, "resolution": [64, 64]}
 
     def __init__(self, tokenizers: Path) -> None:
         super().__init__()
@@ -198,7 +198,7 @@ class PocketSD3(Family):
 class PocketFlux(Family):
     """Two double and three single FLUX blocks of width 256, guidance embedding, CLIP pooled and T5 tokens."""
 
-    settings = {"max_sequence_length": TEXT_LENGTH, "guidance": 3.0, "height": 64, "width": 64}
+    settings: ClassVar[dict[str, Any]] = {"max_sequence_length": TEXT_LENGTH, "guidance": 3.0, "resolution": [64, 64]}
 
     def __init__(self, tokenizers: Path) -> None:
         super().__init__()
@@ -252,7 +252,8 @@ class PocketFlux(Family):
             img_ids=FluxPipeline._prepare_latent_image_ids(batch, height // 2, width // 2, x.device, torch.float32),
             return_dict=False,
         )[0]
-        return FluxPipeline._unpack_latents(velocity, height * 8, width * 8, 8)
+        unpacked: torch.Tensor = FluxPipeline._unpack_latents(velocity, height * 8, width * 8, 8)
+        return unpacked
 
     def pipeline(self, vae: AutoencoderKL) -> FluxPipeline:
         """See Family."""

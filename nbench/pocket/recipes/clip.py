@@ -280,8 +280,9 @@ def main() -> None:
             figures=figures,
             figures_say=f"On {args.held_out:,} held-out scenes (seeds that training never drew; the same source "
             f"sprites): recall among {args.held_out // 4} full captions, clean and lightly spoiled pictures (captions "
-            "that are true of several count for all of them); `*_choice` is how often the right value of one fact wins when everything else in the caption is right (124 concepts, 2 styles, 10 colours, 3 counts, "
-            "2 sizes); mean cosines with a true caption and with another picture's.",
+            "that are true of several count for all of them); `*_choice` is how often the right value of one"
+            " fact wins when everything else in the caption is right (124 concepts, 2 styles, 10 colours, 3 "
+            "counts, 2 sizes); mean cosines with a true caption and with another picture's.",
         )
         (export / "README.md").write_text(card)
 

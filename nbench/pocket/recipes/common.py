@@ -4,28 +4,30 @@ from __future__ import annotations
 
 import copy
 import json
-import os
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import nn
 
+ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
-class Ema:
+
+class Ema(Generic[ModuleT]):
     """Exponential moving average of a module's parameters, with the usual warm-up of the decay."""
 
-    def __init__(self, module: nn.Module, decay: float = 0.999) -> None:
-        self.module = copy.deepcopy(module).eval().requires_grad_(False)
+    def __init__(self, module: ModuleT, decay: float = 0.999) -> None:
+        self.module: ModuleT = copy.deepcopy(module).eval().requires_grad_(False)
         self.decay = decay
 
     @torch.no_grad()
-    def update(self, module: nn.Module, step: int) -> None:
+    def update(self, module: ModuleT, step: int) -> None:
+        """Move towards the weights that `module` has after `step`."""
         decay = min(self.decay, (1 + step) / (10 + step))
-        average = [p for p in self.module.parameters()]
-        current = [p.detach() for p in module.parameters()]
+        average: list[torch.Tensor] = list(self.module.parameters())
+        current: list[torch.Tensor] = [p.detach() for p in module.parameters()]
         torch._foreach_mul_(average, decay)
         torch._foreach_add_(average, current, alpha=1 - decay)
         for target, source in zip(self.module.buffers(), module.buffers(), strict=True):
@@ -49,7 +51,7 @@ def train(
     modules: dict[str, nn.Module],
     optimizer: torch.optim.Optimizer | Optimizers,
     loss_fn: Callable[[int], tuple[torch.Tensor, dict[str, float]]],
-    emas: Iterable[tuple[str, Ema]] = (),
+    emas: Iterable[tuple[str, Ema[Any]]] = (),
     warmup: int = 50,
     decay: float = 0.3,
     clip: float = 1.0,
@@ -89,7 +91,7 @@ def train(
         }
         partial = state_path.with_suffix(".tmp")
         torch.save(state, partial)
-        os.replace(partial, state_path)
+        partial.replace(state_path)
         if on_save is not None:
             on_save(step)
 
@@ -139,8 +141,8 @@ class Muon(torch.optim.Optimizer):
         super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
 
     @torch.no_grad()
-    def step(self, closure: Any = None) -> None:
-        """Apply one update."""
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        """Apply one update; takes no closure."""
         for group in self.param_groups:
             by_shape: dict[tuple[int, int], list[tuple[nn.Parameter, torch.Tensor]]] = {}
             for p in group["params"]:
@@ -164,20 +166,23 @@ class Muon(torch.optim.Optimizer):
 def _orthogonalise(matrices: torch.Tensor) -> torch.Tensor:
     """Nearest semi-orthogonal matrices, roughly (singular values land in 0.7-1.2); [n, rows, columns]."""
     tall = matrices.shape[-2] > matrices.shape[-1]
-    x = matrices.bfloat16()
+    x: torch.Tensor = matrices.bfloat16()
     if tall:
         x = x.mT
     x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
     for _ in range(5):
         gram = x @ x.mT
         x = 3.4445 * x + (-4.7750 * gram + 2.0315 * gram @ gram) @ x
-    return (x.mT if tall else x).to(matrices.dtype)
+    result: torch.Tensor = (x.mT if tall else x).to(matrices.dtype)
+    return result
 
 
 class Optimizers:
     """Muon for hidden weight matrices, AdamW for everything else, behind one optimizer-like face."""
 
-    def __init__(self, muon: Iterable[nn.Parameter], rest: Iterable[nn.Parameter], *, muon_lr: float, lr: float) -> None:
+    def __init__(
+        self, muon: Iterable[nn.Parameter], rest: Iterable[nn.Parameter], *, muon_lr: float, lr: float
+    ) -> None:
         self.parts: list[torch.optim.Optimizer] = [
             Muon(muon, lr=muon_lr),
             torch.optim.AdamW(rest, lr=lr, betas=(0.9, 0.99), weight_decay=0.0),

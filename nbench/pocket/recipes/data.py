@@ -110,7 +110,7 @@ def _plain(code: str) -> str:
 def _member(tar: tarfile.TarFile, name: str) -> io.BytesIO:
     handle = tar.extractfile(name)
     if handle is None:
-        raise RuntimeError(f"{tar.name} has no file {name}")
+        raise RuntimeError(f"{tar.name!r} has no file {name}")
     return io.BytesIO(handle.read())
 
 
@@ -194,7 +194,6 @@ class Composer:
             free = min((1 - side) / 2, 0.15)
             return [(side, 0.5 + rng.uniform(-free, free), 0.5 + rng.uniform(-free, free))]
         side = rng.uniform(0.42, 0.48)
-        jitter = lambda: rng.uniform(-0.02, 0.02)  # noqa: E731
         if scene.count == 2:
             shift = rng.uniform(-0.12, 0.12)
             spots = [(0.26, 0.5 + shift), (0.74, 0.5 - shift)]
@@ -203,4 +202,4 @@ class Composer:
             spots = [(0.26, 0.27), (0.74, 0.27), (0.5, 0.74)]
             if not up:
                 spots = [(x, 1 - y) for x, y in spots]
-        return [(side, x + jitter(), y + jitter()) for x, y in spots]
+        return [(side, x + rng.uniform(-0.02, 0.02), y + rng.uniform(-0.02, 0.02)) for x, y in spots]

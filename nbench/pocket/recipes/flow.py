@@ -22,9 +22,10 @@ from torch.nn import functional as F
 from nbench.pocket.recipes.architectures import Family, build_family
 from nbench.pocket.recipes.common import Ema, Optimizers, train
 from nbench.pocket.recipes.data import Composer, build_sprites
-from nbench.pocket.world import COLOURS, Scene, random_caption
+from nbench.pocket.world import COLOURS, SIZES, Scene, random_caption
 
 _COLOURS = list(COLOURS)
+_SIZES = ("", *SIZES)
 
 
 def build_pool(work: Path, vae_folder: Path, count: int, seed: int) -> tuple[torch.Tensor, list[Scene]]:
@@ -42,11 +43,11 @@ def build_pool(work: Path, vae_folder: Path, count: int, seed: int) -> tuple[tor
                 latents.append(vae.encode(images).latent_dist.mean.half().numpy())
             for sample in samples:
                 s = sample.scene
-                facts.append((s.concept, s.style, _COLOURS.index(s.colour), s.count, ["", "small", "big"].index(s.size)))
+                facts.append((s.concept, s.style, _COLOURS.index(s.colour), s.count, _SIZES.index(s.size)))
         np.savez(cache, latents=np.concatenate(latents)[:count], facts=np.array(facts[:count], np.int16))
     with np.load(cache) as stored:
         scenes = [
-            Scene(int(c), int(style), _COLOURS[colour], int(n), ["", "small", "big"][size])
+            Scene(int(c), int(style), _COLOURS[colour], int(n), _SIZES[size])
             for c, style, colour, n, size in stored["facts"]
         ]
         return torch.from_numpy(stored["latents"]), scenes
@@ -54,7 +55,8 @@ def build_pool(work: Path, vae_folder: Path, count: int, seed: int) -> tuple[tor
 
 def optimizers(family: Family, *, muon_lr: float, lr: float) -> Optimizers:
     """Muon for the matrices inside blocks and text layers, AdamW for embeddings, heads, norms and biases."""
-    muon, rest = [], []
+    muon: list[torch.nn.Parameter] = []
+    rest: list[torch.nn.Parameter] = []
     for name, parameter in family.named_parameters():
         hidden = parameter.ndim == 2 and ("blocks." in name or "layers." in name or ".block." in name)
         (muon if hidden and "relative_attention_bias" not in name else rest).append(parameter)
@@ -84,7 +86,7 @@ def main() -> None:
     latents, scenes = build_pool(args.work, args.vae, args.pool, seed=1)
     family = build_family(args.family, args.work / "tokenizers").to(args.device)
     out = args.work / f"flow-{args.family}"
-    ema = Ema(family, 0.998)
+    ema: Ema[Family] = Ema(family, 0.998)
     if args.compile:
         family.transformer.compile()
 
@@ -127,7 +129,7 @@ def main() -> None:
     if not args.distill_steps:
         return
     teacher = ema.module
-    student_ema = Ema(teacher, 0.99)
+    student_ema: Ema[Family] = Ema(teacher, 0.99)
     if args.compile:
         teacher.transformer.compile()
     family.load_state_dict(teacher.state_dict())

@@ -104,8 +104,8 @@ def main() -> None:
             log=out / "log.jsonl",
             parameters=sum(p.numel() for p in net.parameters()),
             figures=figures,
-            figures_say=f"Accuracy on {args.held_out:,} held-out scenes (seeds that training never drew; the same source sprites): "
-            "clean, and spoiled by shift, blur, noise, compression and the like.",
+            figures_say=f"Accuracy on {args.held_out:,} held-out scenes (seeds that training never drew; the same "
+            "source sprites): clean, and spoiled by shift, blur, noise, compression and the like.",
         )
         (export / "README.md").write_text(card)
 

@@ -11,6 +11,7 @@ unit-variance latents with `scaling_factor=1`.
 from __future__ import annotations
 
 import argparse
+import copy
 from pathlib import Path
 
 import numpy as np
@@ -125,8 +126,6 @@ def main() -> None:
     def export(step: int) -> None:
         final: AutoencoderKL = ema.module
         if not args.decoder_only:
-            import copy
-
             final = copy.deepcopy(ema.module)
             fold_whitening(final, pictures(composer.reseed(77), 1024))
         final.save_pretrained(out / "export")
