@@ -89,13 +89,10 @@ def execute(
                 f"another process is working on run {run.name!r} ({run.path}); wait for it, or use another --name."
             )
         models = Models(backend)
-        try:
-            resolved = resolve(suite, store, backend, models)
-            with run.locked():
-                attempt = _Attempt(resolved, store, run, models, observer, retry_failed)
-                return attempt.run(started)
-        finally:
-            models.close()
+        resolved = resolve(suite, store, backend, models)
+        with run.locked():
+            attempt = _Attempt(resolved, store, run, models, observer, retry_failed)
+            return attempt.run(started)
     except KeyboardInterrupt:
         raise RunInterruptedError(
             f"run {run.name!r} was stopped; what is finished is kept. Go on with the same command, or with "
@@ -227,13 +224,13 @@ class _Attempt:
         self, stored: Mapping[str, StoredPicture], scores: Mapping[str, Ledger], failed: Mapping[str, Mapping[str, str]]
     ) -> bool:
         """Score what is missing; returns whether a picture was lost on the way."""
-        self.models.close()  # scorers may need the device
         scorers = self.resolved.scorers
         batches = missing_scores(scorers, scores, self.cells, stored, failed)
         todo = sum(len(keys) for batch in batches for keys in batch.write.values())
         self.observer.stage("score", len(scores) * len(stored), len(scores) * len(stored) - todo)
         if not batches:
             return False
+        self.models.close()  # scorers may need the device
         self._undo()
         known = sum(len(ledger) for ledger in scores.values())
         with self._journal() as journal:

@@ -156,18 +156,22 @@ class ImageStore:
         Raises:
             StoreError: the disk refuses. Pictures are there wholly or not at all.
         """
+        folders = sorted({self.path(picture.key).parent for picture in pictures})
+        with store_errors(self.folder):
+            missing = [folder for folder in folders if not folder.is_dir()]
+            for folder in missing:
+                folder.mkdir(parents=True, exist_ok=True)
+            if missing:
+                sync_folder(self.folder)
         with ThreadPoolExecutor(_THREADS) as pool:
             list(pool.map(self._put, pictures))
-        for folder in sorted({self.path(picture.key).parent for picture in pictures}):
+        for folder in folders:
             with store_errors(folder):
                 sync_folder(folder)
 
     def _put(self, picture: NewPicture) -> None:
         path = self.path(picture.key)
         with store_errors(path):
-            if not path.parent.is_dir():
-                path.parent.mkdir(parents=True, exist_ok=True)
-                sync_folder(self.folder)
             stage(path, _encode(picture)).replace(path)
 
     def remove_stale(self) -> int:

@@ -273,7 +273,6 @@ def _sentence(error: ValidationError, where: str) -> str:
     if detail["type"] == "missing":
         return f"{where} has no {place!r}: add it."
     message = detail["msg"].removeprefix("Value error, ")
-    message = message[:1].lower() + message[1:]
     if detail["type"] == "value_error":
         return f"{where}: {place + ': ' if place else ''}{message.removesuffix('.')}."
-    return f"{where}: {place} is {detail['input']!r}, but {message.removesuffix('.')}."
+    return f"{where}: {place} is {detail['input']!r}, but {message[:1].lower()}{message[1:].removesuffix('.')}."
