@@ -108,7 +108,7 @@ def fake_suite(**fields: Any) -> Suite:
 
 
 def contents(root: Path) -> dict[str, bytes]:
-    """Every picture and table of a store with one run, by path: what equal runs must share. Missing tables are left out."""
+    """Every picture and table of a store with one run, by path: what equal runs share. Missing tables are left out."""
     files = [*root.glob("images/*/*.png")]
     for run in root.glob("runs/*"):
         files += [RunFolder(run).path / f"{name}.parquet" for name in TABLES]

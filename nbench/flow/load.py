@@ -134,6 +134,15 @@ def load_pipeline(spec: CheckpointSpec) -> PipelineModel:
     return PipelineModel(pipeline, base, device=device, max_sequence_length=spec.max_sequence_length)
 
 
+def load_any(spec: CheckpointSpec) -> FlowModel | PipelineModel:
+    """`load_model` where the family has an adapter, else `load_pipeline`.
+
+    Raises:
+        CheckpointError: as these.
+    """
+    return load_pipeline(spec) if is_generation_only(spec) else load_model(spec)
+
+
 def swap_lora(model: FlowModel, lora: str | None, scale: float = 1.0) -> None:
     """Put another LoRA into a loaded model, or None to leave the base; the base is never reloaded.
 

@@ -8,6 +8,8 @@ pipeline's own, exactly.
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import inspect
 import math
 from collections.abc import Iterator, Sequence
@@ -15,12 +17,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
 from nbench.errors import CheckpointError, UsageError
 from nbench.flow.norms import rms
 
 if TYPE_CHECKING:
+    from nbench.flow.model import SigmaGrid
     from nbench.flow.weights import BaseFiles
 
 # Pipelines whose classifier-free guidance has another name than guidance_scale, and needs a negative prompt.
@@ -110,12 +114,31 @@ class PipelineModel:
         side = vae_config.get("sample_size") or getattr(self.pipeline, "default_sample_size", 128) * factor
         return int(side), int(side)
 
+    def sigmas(self, steps: int, *, grid: SigmaGrid = "diffusers", height: int, width: int) -> torch.Tensor:
+        """The grid that `generate` will use, float32 [steps + 1], descending to 0.
+
+        The pipeline is started on an empty prompt and stopped as soon as it has set its scheduler, before its network
+        runs.
+
+        Raises:
+            UsageError: as `generate`.
+        """
+        options = self._options([""], [0], steps=steps, grid=grid, guidance=None, height=height, width=width)
+        with _stopped_when_scheduled(self.pipeline.scheduler):
+            self.pipeline(**options)
+        return self._scheduled()
+
+    def latent_shape(self, height: int, width: int) -> tuple[int, ...]:
+        """(): latents stay inside the pipeline."""
+        return ()
+
     def generate(
         self,
         prompts: Sequence[str],
         seeds: Sequence[int],
         *,
         steps: int,
+        grid: SigmaGrid = "diffusers",
         guidance: float | None = None,
         height: int | None = None,
         width: int | None = None,
@@ -127,14 +150,46 @@ class PipelineModel:
             prompts: one per picture.
             seeds: one per picture: its noise comes from a CPU generator of its own.
             steps: number of inference steps.
+            grid: "linspace" hands the pipeline explicit sigmas, where it takes them.
             guidance: None is `default_guidance`.
             height: pixels; None is the checkpoint's.
             width: pixels; None is the checkpoint's.
             latents: noise in the shape that the pipeline takes, instead of `seeds`' own.
 
         Raises:
-            UsageError: steps below 1, lengths that differ, a size that is not divisible, latents not accepted.
+            UsageError: steps below 1, lengths that differ, a size that is not divisible, latents or a grid that the
+                pipeline does not take.
         """
+        options = self._options(prompts, seeds, steps=steps, grid=grid, guidance=guidance, height=height, width=width)
+        if latents is not None:
+            if "latents" not in self._parameters:
+                raise UsageError(f"{self.family} does not take latents: leave them out, and seeds make the noise.")
+            options["latents"] = latents
+        with _recorded_norms(self.pipeline.scheduler, len(prompts)) as norms:
+            images = self.pipeline(**options).images
+        images = images.to(device="cpu", dtype=torch.float32)
+        return Generation(
+            images=images,
+            norms=torch.stack(norms).cpu(),
+            sigmas=self._scheduled(),
+            finite=torch.isfinite(images).flatten(1).all(1),
+        )
+
+    def _scheduled(self) -> torch.Tensor:
+        return torch.as_tensor(self.pipeline.scheduler.sigmas).to(device="cpu", dtype=torch.float32)
+
+    def _options(
+        self,
+        prompts: Sequence[str],
+        seeds: Sequence[int],
+        *,
+        steps: int,
+        grid: SigmaGrid,
+        guidance: float | None,
+        height: int | None,
+        width: int | None,
+    ) -> dict[str, Any]:
+        """Arguments of the pipeline's call."""
         height, width = height or self.resolution[0], width or self.resolution[1]
         if steps < 1:
             raise UsageError(f"steps is {steps}: use a whole number of at least 1.")
@@ -153,6 +208,10 @@ class PipelineModel:
             "width": width,
             "output_type": "pt",
         }
+        if grid == "linspace":
+            if "sigmas" not in self._parameters:
+                raise UsageError(f"{self.family} takes no explicit sigmas: use --grid diffusers.")
+            options["sigmas"] = np.linspace(1.0, 1 / steps, steps).tolist()
         guidance = self.default_guidance if guidance is None else guidance
         if guidance is not None and self._guidance_name in self._parameters:
             options[self._guidance_name] = guidance
@@ -160,19 +219,7 @@ class PipelineModel:
                 options["negative_prompt"] = [" "] * len(prompts)
         if self.max_sequence_length is not None and "max_sequence_length" in self._parameters:
             options["max_sequence_length"] = self.max_sequence_length
-        if latents is not None:
-            if "latents" not in self._parameters:
-                raise UsageError(f"{self.family} does not take latents: leave them out, and seeds make the noise.")
-            options["latents"] = latents
-        with _recorded_norms(self.pipeline.scheduler, len(prompts)) as norms:
-            images = self.pipeline(**options).images
-        images = images.to(device="cpu", dtype=torch.float32)
-        return Generation(
-            images=images,
-            norms=torch.stack(norms).cpu(),
-            sigmas=torch.as_tensor(self.pipeline.scheduler.sigmas).to(device="cpu", dtype=torch.float32),
-            finite=torch.isfinite(images).flatten(1).all(1),
-        )
+        return options
 
 
 @contextmanager
@@ -190,3 +237,25 @@ def _recorded_norms(scheduler: Any, rows: int) -> Iterator[list[torch.Tensor]]:
         yield norms
     finally:
         del scheduler.step
+
+
+class _ScheduledError(Exception):
+    """The scheduler is set; nothing more is wanted."""
+
+
+@contextmanager
+def _stopped_when_scheduled(scheduler: Any) -> Iterator[None]:
+    """Inside, the pipeline's run ends with its call of `scheduler.set_timesteps`; ends quietly."""
+    stock = scheduler.set_timesteps
+
+    @functools.wraps(stock)  # diffusers looks at its signature
+    def set_timesteps(*args: Any, **options: Any) -> None:
+        stock(*args, **options)
+        raise _ScheduledError
+
+    scheduler.set_timesteps = set_timesteps
+    try:
+        with contextlib.suppress(_ScheduledError):
+            yield
+    finally:
+        del scheduler.set_timesteps

@@ -52,15 +52,17 @@ def card_table(card: Mapping[str, Any]) -> Table:
         "size": f"{card['size'][0]}x{card['size'][1]}, batches of {card['batch_size']}",
         "kernels": f"{card['dtype']} on {card['device']}, {card['kernels']['attention']} attention",
         "libraries": ", ".join(f"{name} {version}" for name, version in card["versions"].items()),
-        **{
-            f"checkpoint {name}": f"{part['family']}, guidance {part['guidance']:g}, weights {part['weights'][:12]}"
-            for name, part in card["checkpoints"].items()
-        },
+        **{f"checkpoint {name}": _checkpoint(part) for name, part in card["checkpoints"].items()},
         **{f"scorer {name}": f"{part['summary']} ({part['identity'][:12]})" for name, part in card["scorers"].items()},
     }
     for name, text in lines.items():
         table.add_row(Text(name), Text(text))
     return table
+
+
+def _checkpoint(part: Mapping[str, Any]) -> str:
+    guidance = "no guidance" if part["guidance"] is None else f"guidance {part['guidance']:g}"
+    return f"{part['family']}, {guidance}, weights {part['weights'][:12]}"
 
 
 def _table(summary: Summary, columns: Sequence[Column], title: str, *, telemetry: bool) -> Table:

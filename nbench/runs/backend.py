@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from nbench.errors import CheckpointError
 from nbench.flow.load import CheckpointSpec
@@ -22,6 +22,9 @@ from nbench.scoring.scorer import Scorer
 
 if TYPE_CHECKING:
     from nbench.flow.model import FlowModel
+    from nbench.flow.pipeline import PipelineModel
+
+    AnyModel = FlowModel | PipelineModel
 
 
 @dataclass(frozen=True)
@@ -30,7 +33,7 @@ class Backend:
 
     Attributes:
         weights_hash: hash of what a spec names, without loading it.
-        load: spec -> model.
+        load: spec -> model, or a pipeline that can only generate where the family has no adapter.
         swap_lora: put another LoRA (or none) with its scale under a loaded model.
         reference_view: the same model with its LoRA off.
         scorer: (name, device) -> scorer, weights not loaded yet.
@@ -38,7 +41,7 @@ class Backend:
     """
 
     weights_hash: Callable[[CheckpointSpec], str]
-    load: Callable[[CheckpointSpec], FlowModel]
+    load: Callable[[CheckpointSpec], AnyModel]
     swap_lora: Callable[[FlowModel, str | None, float], object]
     reference_view: Callable[[FlowModel], FlowModel]
     scorer: Callable[[str, str], Scorer]
@@ -49,11 +52,15 @@ def default_backend() -> Backend:
     """The real one."""
     from nbench.flow import load
     from nbench.prompts import load_prompt_set
+
+    def load_any(spec: CheckpointSpec) -> AnyModel:
+        return load.load_pipeline(spec) if load.is_generation_only(spec) else load.load_model(spec)
+
     from nbench.scoring.registry import get_scorer
 
     return Backend(
         weights_hash=load.weights_hash,
-        load=load.load_model,
+        load=load_any,
         swap_lora=load.swap_lora,
         reference_view=load.reference_view,
         scorer=get_scorer,
@@ -67,10 +74,10 @@ class Models:
     def __init__(self, backend: Backend) -> None:
         self._backend = backend
         self._spec: CheckpointSpec | None = None
-        self._model: FlowModel | None = None
+        self._model: AnyModel | None = None
         self._second: tuple[CheckpointSpec, FlowModel] | None = None
 
-    def get(self, spec: CheckpointSpec, weights: str) -> FlowModel:
+    def get(self, spec: CheckpointSpec, weights: str) -> AnyModel:
         """The model of `spec`, swapped into the loaded base where that is the same.
 
         Raises:
@@ -80,7 +87,7 @@ class Models:
             self.close()
             self._model = self._backend.load(spec)
         elif (self._spec.lora, self._spec.lora_scale) != (spec.lora, spec.lora_scale):
-            self._backend.swap_lora(self._model, spec.lora, spec.lora_scale)
+            self._backend.swap_lora(cast("FlowModel", self._model), spec.lora, spec.lora_scale)
         self._spec = spec
         return _checked(self._model, spec, weights)
 
@@ -92,11 +99,11 @@ class Models:
         """
         assert self._model is not None and self._spec is not None, "get() comes first"
         if spec.lora is None and base_of(spec) == base_of(self._spec):
-            return self._backend.reference_view(self._model)
+            return self._backend.reference_view(cast("FlowModel", self._model))
         if self._second is None or self._second[0] != spec:
             self._second = None
             gc.collect()
-            self._second = (spec, _checked(self._backend.load(spec), spec, weights))
+            self._second = (spec, cast("FlowModel", _checked(self._backend.load(spec), spec, weights)))
         return self._second[1]
 
     def close(self) -> None:
@@ -115,7 +122,7 @@ def base_of(spec: CheckpointSpec) -> tuple[object, ...]:
     return spec.base, spec.revision, spec.dtype, spec.device, spec.max_sequence_length
 
 
-def _checked(model: FlowModel, spec: CheckpointSpec, weights: str) -> FlowModel:
+def _checked(model: AnyModel, spec: CheckpointSpec, weights: str) -> AnyModel:
     if model.weights_hash != weights:
         raise CheckpointError(
             f"the weights of checkpoint {spec.name!r} ({spec.base}) changed while the run was going on; "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import nbench
 from nbench.errors import UsageError
@@ -11,7 +11,8 @@ from nbench.runs.backend import library_versions
 from nbench.runs.store import Store, read_json, write_json
 
 if TYPE_CHECKING:
-    from nbench.flow.model import FlowModel
+    from nbench.flow.model import FlowModel, SigmaGrid
+    from nbench.runs.backend import AnyModel
 
 _FORMAT = 1
 
@@ -35,18 +36,20 @@ class Facts:
 
     Attributes:
         family: of the model.
-        default_guidance: used when the user names none.
+        default_guidance: used when the user names none; None where the pipeline takes none.
         resolution: (height, width) that it was made for.
         size_multiple: what height and width must be multiples of.
-        latents: "HxW" -> (C, h, w).
-        sigmas: "GRID:HxW:STEPS" -> the explicit grid, descending from 1 to 0.
+        generation_only: whether it is a pipeline without a family adapter: its sigmas and latents are its own affair.
+        latents: "HxW" -> (C, h, w); () when generation-only.
+        sigmas: "GRID:HxW:STEPS" -> the explicit grid, descending from 1 to 0; () when generation-only.
         speed: "DEVICE:DTYPE:HxW" -> how fast it was.
     """
 
     family: str
-    default_guidance: float
+    default_guidance: float | None
     resolution: tuple[int, int]
     size_multiple: int
+    generation_only: bool = False
     latents: dict[str, tuple[int, ...]] = field(default_factory=dict)
     sigmas: dict[str, tuple[float, ...]] = field(default_factory=dict)
     speed: dict[str, Speed] = field(default_factory=dict)
@@ -82,7 +85,7 @@ def check_size(name: str, height: int, width: int, multiple: int) -> None:
 
 
 def ask(
-    model: FlowModel, known: Facts | None, name: str, size: tuple[int, int] | None, grid: str, steps: tuple[int, ...]
+    model: AnyModel, known: Facts | None, name: str, size: tuple[int, int] | None, grid: str, steps: tuple[int, ...]
 ) -> Facts:
     """The facts of a loaded model, for a size (None is its own) and step counts, added to those known.
 
@@ -91,17 +94,24 @@ def ask(
     """
     height, width = size or model.resolution
     check_size(name, height, width, model.size_multiple)
-    facts = known or Facts(model.family, model.default_guidance, model.resolution, model.size_multiple)
-    sigmas = {
-        sigma_name(grid, height, width, count): tuple(
-            float(sigma)
-            for sigma in model.sigmas(count, grid=grid, height=height, width=width)  # type: ignore[arg-type]
+    only = not hasattr(model, "velocity")
+    facts = known or Facts(model.family, model.default_guidance, model.resolution, model.size_multiple, only)
+    latents: tuple[int, ...] = ()
+    sigmas: dict[str, tuple[float, ...]] = {sigma_name(grid, height, width, count): () for count in steps}
+    if only and grid != "diffusers":
+        raise UsageError(
+            f"checkpoint {name!r} is a {model.family}, which nbench can only generate with: it takes no grid but "
+            "its own; use --grid diffusers."
         )
-        for count in steps
-    }
+    if not only:
+        flow = cast("FlowModel", model)
+        latents = tuple(flow.latent_shape(height, width))
+        for count in steps:
+            found = flow.sigmas(count, grid=cast("SigmaGrid", grid), height=height, width=width)
+            sigmas[sigma_name(grid, height, width, count)] = tuple(float(sigma) for sigma in found)
     return replace(
         facts,
-        latents={**facts.latents, f"{height}x{width}": tuple(model.latent_shape(height, width))},
+        latents={**facts.latents, f"{height}x{width}": latents},
         sigmas={**facts.sigmas, **sigmas},
     )
 
@@ -121,6 +131,7 @@ def read_facts(store: Store, weights: str) -> Facts | None:
         default_guidance=facts["default_guidance"],
         resolution=(facts["resolution"][0], facts["resolution"][1]),
         size_multiple=facts["size_multiple"],
+        generation_only=facts["generation_only"],
         latents={key: tuple(shape) for key, shape in facts["latents"].items()},
         sigmas={key: tuple(grid) for key, grid in facts["sigmas"].items()},
         speed={key: Speed(**speed) for key, speed in facts["speed"].items()},

@@ -6,11 +6,13 @@ pictures without lines, which the next attempt finds and takes over; never a lin
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import groupby
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from nbench.errors import CheckpointError, InfrastructureError
 from nbench.runs.backend import Models, base_of
@@ -24,10 +26,34 @@ if TYPE_CHECKING:
     import torch
 
     from nbench.flow.model import Conditioning, FlowModel
+    from nbench.flow.pipeline import PipelineModel
     from nbench.flow.sample import Trajectory
 
 #: chunks of rows whose prompt embeddings are held at a time, so that a large prompt set does not fill the memory
 _CHUNKS_HELD = 32
+
+
+@dataclass(frozen=True)
+class _Column:
+    """What a batch gave at one step count.
+
+    Attributes:
+        steps: step count.
+        cells: of all rows.
+        pixels: uint8 [B, H, W, 3]; None when no picture was wanted.
+        norms: [calls, B].
+        ratios: likewise, or None.
+        failures: per row, why it has no picture.
+        seconds: per picture.
+    """
+
+    steps: int
+    cells: Sequence[Cell]
+    pixels: Any
+    norms: torch.Tensor
+    ratios: torch.Tensor | None
+    failures: Sequence[str | None]
+    seconds: float
 
 
 @dataclass(frozen=True)
@@ -63,13 +89,19 @@ class GenerationStage:
             for _, group in groupby(section, key=lambda batch: batch.checkpoint):
                 mine = list(group)
                 checkpoint = self.resolved.checkpoint(mine[0].checkpoint)
-                model = self.models.get(checkpoint.spec, checkpoint.weights)
+                loaded = self.models.get(checkpoint.spec, checkpoint.weights)
+                if checkpoint.facts is not None and checkpoint.facts.generation_only:
+                    with _memory_advice(self.resolved):
+                        for batch in mine:
+                            self._make_whole(cast("PipelineModel", loaded), checkpoint, batch)
+                    continue
+                model = cast("FlowModel", loaded)
                 _check_grids(model, checkpoint, self.resolved)
                 reference = self._reference(checkpoint)
                 with _memory_advice(self.resolved):
                     self._encode(model, checkpoint, section, embeddings)
                     for batch in mine:
-                        cond = embeddings[batch.index, checkpoint.guidance].to(model.device)
+                        cond = embeddings[batch.index, _guidance(checkpoint)].to(model.device)
                         self._make(model, reference, checkpoint, batch, cond)
 
     def _reference(self, checkpoint: ResolvedCheckpoint) -> FlowModel | None:
@@ -92,10 +124,10 @@ class GenerationStage:
         A chunk is encoded by itself, so that its embeddings do not depend on which other chunks are still to be made.
         """
         for batch in section:
-            place = (batch.index, checkpoint.guidance)
+            place = (batch.index, _guidance(checkpoint))
             if place not in embeddings:
                 texts = list(dict.fromkeys(row.prompt.text for row in batch.rows))
-                cond = model.encode(texts, guidance=checkpoint.guidance)
+                cond = model.encode(texts, guidance=_guidance(checkpoint))
                 embeddings[place] = cond.select([texts.index(row.prompt.text) for row in batch.rows]).to("cpu")
         offload = getattr(model, "offload_text_encoders", None)
         if offload is not None:
@@ -123,33 +155,59 @@ class GenerationStage:
             cond,
             noise,
             grids,
-            guidance=checkpoint.guidance,
+            guidance=_guidance(checkpoint),
             reference=reference,
             rescale=NormRescale(**suite.rescale.model_dump()) if suite.rescale is not None and rescaled else None,
         )
         sampling = (time.perf_counter() - started) / (len(batch.rows) * sum(batch.cells))  # per picture and step
+        made = []
+        for steps, cells in batch.cells.items():
+            trajectory = trajectories[steps]
+            failures = _failures(trajectory.norms, trajectory.finite, steps)
+            pixels, decoding = self._decode(model, trajectory, cells, batch, failures)
+            seconds = sampling * steps + decoding / len(cells)
+            made.append(_Column(steps, cells, pixels, trajectory.norms, trajectory.ratios, failures, seconds))
+        self._commit(checkpoint, batch, made)
+
+    def _make_whole(self, model: PipelineModel, checkpoint: ResolvedCheckpoint, batch: Batch) -> None:
+        """A batch from a pipeline that can only generate: one call per step count."""
+        made = []
+        for steps, cells in batch.cells.items():
+            started = time.perf_counter()
+            generation = model.generate(
+                [row.prompt.text for row in batch.rows],
+                [row.noise_seed for row in batch.rows],
+                steps=steps,
+                guidance=checkpoint.guidance,
+                height=self.resolved.height,
+                width=self.resolved.width,
+            )
+            failures = _failures(generation.norms, generation.finite, steps)
+            pixels = _pixels(generation.images)
+            seconds = (time.perf_counter() - started) / len(cells)
+            made.append(_Column(steps, cells, pixels, generation.norms, None, failures, seconds))
+        self._commit(checkpoint, batch, made)
+
+    def _commit(self, checkpoint: ResolvedCheckpoint, batch: Batch, made: Sequence[_Column]) -> None:
+        """Store what is missing of a batch: pictures, then ratios, then journal lines."""
         pictures: list[NewPicture] = []
         ratios: list[tuple[str, Any]] = []
         lines: list[dict[str, Any]] = []
-        for steps, cells in batch.cells.items():
-            trajectory = trajectories[steps]
-            failures = _failures(trajectory, steps)
-            pixels, decoding = self._decode(model, trajectory, cells, batch, failures)
-            seconds = sampling * steps + decoding / len(cells)
-            norms = trajectory.norms.T.tolist()
-            measured = None if trajectory.ratios is None else trajectory.ratios.T.tolist()
-            for i, cell in enumerate(cells):
-                where = {"key": cell.key, "checkpoint": cell.checkpoint, "steps": steps}
-                if failures[i] is not None:
+        for column in made:
+            norms = column.norms.T.tolist()
+            measured = None if column.ratios is None else column.ratios.T.tolist()
+            for i, cell in enumerate(column.cells):
+                where = {"key": cell.key, "checkpoint": cell.checkpoint, "steps": column.steps}
+                if column.failures[i] is not None:
                     if cell.key in batch.write:
-                        lines.append({"kind": "failure", "stage": "generate", "reason": failures[i], **where})
+                        lines.append({"kind": "failure", "stage": "generate", "reason": column.failures[i], **where})
                     continue
                 if cell.key in batch.ratios and measured is not None:
-                    ratios.append((cell.key, [ratio if abs(ratio) < float("inf") else None for ratio in measured[i]]))
+                    ratios.append((cell.key, [ratio if math.isfinite(ratio) else None for ratio in measured[i]]))
                 if cell.key in batch.write:
-                    settings = picture_settings(resolved, checkpoint, steps, cell.row)
-                    pictures.append(NewPicture(settings, pixels[i], norms[i]))
-                    lines.append({"kind": "image", "seconds": seconds, **where})
+                    settings = picture_settings(self.resolved, checkpoint, column.steps, cell.row)
+                    pictures.append(NewPicture(settings, column.pixels[i], norms[i]))
+                    lines.append({"kind": "image", "seconds": column.seconds, **where})
         self.images.put(pictures)
         self.ratios.add(ratios)
         self.journal.append(lines)
@@ -176,8 +234,7 @@ class GenerationStage:
         for i, sound in enumerate(decoded.isfinite().flatten(1).all(1).tolist()):
             if not sound and failures[i] is None:
                 failures[i] = "the decoded picture is not finite"
-        pixels = (decoded.nan_to_num(0.0) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous().cpu().numpy()
-        return pixels, time.perf_counter() - started
+        return _pixels(decoded), time.perf_counter() - started
 
 
 def _sections(resolved: Resolved, batches: Sequence[Batch]) -> Iterator[list[Batch]]:
@@ -195,14 +252,27 @@ def _sections(resolved: Resolved, batches: Sequence[Batch]) -> Iterator[list[Bat
             yield [batch for batch in mine if batch.index in held]
 
 
-def _failures(trajectory: Trajectory, steps: int) -> list[str | None]:
-    """Per row, why it has no picture."""
+def _guidance(checkpoint: ResolvedCheckpoint) -> float:
+    """Of a checkpoint with a family adapter, which always has one."""
+    assert checkpoint.guidance is not None
+    return checkpoint.guidance
+
+
+def _pixels(images: torch.Tensor) -> Any:
+    """uint8 [B, H, W, 3] of float images [B, 3, H, W] in [0, 1], rounded as diffusers does."""
+    import torch
+
+    return (images.nan_to_num(0.0) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous().cpu().numpy()
+
+
+def _failures(norms: torch.Tensor, finite: torch.Tensor, steps: int) -> list[str | None]:
+    """Per row, why it has no picture: norms [calls, B], finite [B]."""
     reasons: list[str | None] = []
-    for i, finite in enumerate(trajectory.finite.tolist()):
-        if finite:
+    for i, sound in enumerate(finite.tolist()):
+        if sound and bool(norms[:, i].isfinite().all()):
             reasons.append(None)
             continue
-        bad = (~trajectory.norms[:, i].isfinite()).nonzero()
+        bad = (~norms[:, i].isfinite()).nonzero()
         place = f"at step {int(bad[0]) + 1} of {steps}" if len(bad) else "after the last step"
         reasons.append(f"the velocity is not finite {place}")
     return reasons
@@ -219,23 +289,18 @@ def _check_grids(model: FlowModel, checkpoint: ResolvedCheckpoint, resolved: Res
             )
 
 
-class _memory_advice:
-    """Turns a device's out-of-memory error into one that says what to do."""
+@contextmanager
+def _memory_advice(resolved: Resolved) -> Iterator[None]:
+    """Turn a device's out-of-memory error into one that says what to do."""
+    import torch
 
-    def __init__(self, resolved: Resolved) -> None:
-        self._resolved = resolved
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        import torch
-
-        if isinstance(error, torch.OutOfMemoryError | MemoryError):
-            raise InfrastructureError(
-                f"{self._resolved.device} has not enough memory for batches of {self._resolved.suite.batch_size}: try "
-                "a smaller --batch-size (pictures that are finished are kept)."
-            ) from error
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        raise InfrastructureError(
+            f"{resolved.device} has not enough memory for batches of {resolved.suite.batch_size}: try a smaller "
+            "--batch-size (pictures that are finished are kept)."
+        ) from error
 
 
 def speeds(records: Sequence[Mapping[str, Any]]) -> dict[tuple[str, int], float]:

@@ -36,7 +36,7 @@ class ResolvedCheckpoint:
         spec: with device and dtype resolved.
         weights: its weights hash.
         facts: what it said of itself; None when it was never loaded and `resolve` was told not to.
-        guidance: in use; 0 where facts are missing.
+        guidance: in use; None where facts are missing or the pipeline takes none.
         sigmas: steps -> explicit grid; all of the suite's, unless `resolve` was told not to load.
         reference: whether ratios and rescale against the reference checkpoint make sense for it.
     """
@@ -45,7 +45,7 @@ class ResolvedCheckpoint:
     spec: CheckpointSpec
     weights: str
     facts: Facts | None
-    guidance: float
+    guidance: float | None
     sigmas: Mapping[int, tuple[float, ...]]
     reference: bool = False
 
@@ -175,10 +175,9 @@ def _checkpoint(
 ) -> ResolvedCheckpoint:
     height, width = size
     if facts is None or f"{height}x{width}" not in facts.latents:
-        return ResolvedCheckpoint(entry.name, spec, weights, None, 0.0, {})
-    guidance = next(
-        float(value) for value in (entry.guidance, suite.guidance, facts.default_guidance) if value is not None
-    )
+        return ResolvedCheckpoint(entry.name, spec, weights, None, None, {})
+    choices = (entry.guidance, suite.guidance, facts.default_guidance)
+    guidance = next((float(value) for value in choices if value is not None), None)
     names = {steps: sigma_name(suite.grid, height, width, steps) for steps in suite.steps}
     sigmas = {steps: facts.sigmas[name] for steps, name in names.items() if name in facts.sigmas}
     return ResolvedCheckpoint(entry.name, spec, weights, facts, guidance, sigmas)
@@ -199,14 +198,14 @@ def _with_references(
         if suite.rescale is not None and checkpoint.facts and reference.facts and not fits:
             raise UsageError(
                 f"checkpoint {checkpoint.name!r} cannot be rescaled to {reference.name!r}: they are of different "
-                "families or latent sizes; leave one out, or drop rescale."
+                "families or latent sizes, or can only generate; leave one out, or drop rescale."
             )
         marked.append(replace(checkpoint, reference=fits))
     return tuple(marked)
 
 
 def _same_space(checkpoint: ResolvedCheckpoint, reference: ResolvedCheckpoint, size: tuple[int, int]) -> bool:
-    if checkpoint.facts is None or reference.facts is None:
+    if checkpoint.facts is None or reference.facts is None or checkpoint.facts.generation_only:
         return False
     place = f"{size[0]}x{size[1]}"
     return (checkpoint.facts.family, checkpoint.facts.latents.get(place)) == (

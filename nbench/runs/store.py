@@ -197,5 +197,5 @@ def write_json(path: Path, value: dict[str, Any], *, indent: int | None = None) 
     """
     text = canonical_json(value)
     if indent is not None:
-        text = json.dumps(value, indent=indent, sort_keys=True, allow_nan=False)
+        text = json.dumps(value, indent=indent, allow_nan=False)
     write_atomic(path, (text + "\n").encode("utf-8"))

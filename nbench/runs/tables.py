@@ -166,11 +166,13 @@ def _norms(outcome: Outcome) -> pa.Table:
         picture = outcome.stored.get(cell.key)
         if picture is None:
             continue
-        ratios: Sequence[float | None] = [None] * cell.steps
+        count = len(picture.norms)
+        ratios: Sequence[float | None] = [None] * count
         if resolved.suite.norm_ratio:
             own = cell.checkpoint == resolved.suite.reference_name
-            ratios = [1.0] * cell.steps if own else outcome.ratios.get(cell.key) or ratios
-        sigmas = resolved.checkpoint(cell.checkpoint).sigmas[cell.steps]
+            ratios = [1.0] * count if own else outcome.ratios.get(cell.key) or ratios
+        # A pipeline that can only generate keeps its sigmas to itself.
+        sigmas = resolved.checkpoint(cell.checkpoint).sigmas[cell.steps] or [None] * count
         for step, (norm, ratio) in enumerate(zip(picture.norms, ratios, strict=True)):
             rows.append({**_cell_columns(cell), "step": step, "sigma": sigmas[step], "norm": norm, "ratio": ratio})
     schema = [

@@ -16,8 +16,9 @@ import numpy.typing as npt
 
 RESAMPLES = 10_000
 _BLOCK = 2_000  # resamples at a time: bounds the memory at _BLOCK x clusters doubles
-#: below so many prompts a resample is too often degenerate, and Student's t is used
+#: below so many prompts a resample is too often of equal clusters, and Student's t is used
 _FEWEST_CLUSTERS = 8
+_ROUNDING = 1e-10  # relative; of a variance, so a thousandth of a percent of a standard deviation
 
 Floats = npt.NDArray[np.float64]
 
@@ -97,23 +98,28 @@ def ratio_interval(
         seed: of the resampling.
 
     Returns:
-        Lower and upper bounds, [columns] each; NaN for fewer than two clusters.
+        Lower and upper bounds, [columns] each; NaN for fewer than two clusters. Student's t where the quantiles of
+        m* / se* are infinite: too many resamples hold equal clusters only (few prompts, nearly all values tied).
     """
     k, columns = residuals.shape
     if k < 2:
         return np.full(columns, math.nan), np.full(columns, math.nan)
     tail = (1 - level) / 2
     errors = _standard_error(np.ones((1, k)), residuals, counts)[1][0]
-    if k < _FEWEST_CLUSTERS:
+    bounds = np.full((2, columns), math.nan)
+    if k >= _FEWEST_CLUSTERS:
+        ratios = np.concatenate(
+            [_studentised(weights, residuals, counts) for weights in _weights(k, resamples, seed)], axis=0
+        )
+        with np.errstate(invalid="ignore"):  # between two infinities there is no number, and Student's t steps in
+            bounds = -np.quantile(ratios, [1 - tail, tail], axis=0) * errors
+    broken = ~np.isfinite(bounds).all(axis=0)
+    if broken.any():
         from scipy.special import stdtrit
 
-        reach = float(stdtrit(k - 1, 1 - tail)) * errors
-        return -reach, reach
-    ratios = np.concatenate(
-        [_studentised(weights, residuals, counts) for weights in _weights(k, resamples, seed)], axis=0
-    )
-    low, high = np.quantile(ratios, [1 - tail, tail], axis=0)
-    return -low * errors, -high * errors
+        reach = float(stdtrit(k - 1, 1 - tail)) * errors[broken]
+        bounds[:, broken] = -reach, reach
+    return bounds[0], bounds[1]
 
 
 def _standard_error(weights: Floats, residuals: Floats, counts: Floats) -> tuple[Floats, Floats]:
@@ -121,15 +127,19 @@ def _standard_error(weights: Floats, residuals: Floats, counts: Floats) -> tuple
     k = weights.shape[1]
     n = weights @ counts
     shift = (weights @ residuals) / n
-    squares = weights @ residuals**2 - 2 * shift * (weights @ (residuals * counts)) + shift**2 * (weights @ counts**2)
-    return shift, np.sqrt(np.maximum(squares, 0.0) * k / (k - 1)) / n
+    parts = (weights @ residuals**2, -2 * shift * (weights @ (residuals * counts)), shift**2 * (weights @ counts**2))
+    squares = parts[0] + parts[1] + parts[2]
+    squares[squares <= _ROUNDING * (parts[0] + parts[2])] = 0.0  # what is left of equal clusters is rounding
+    return shift, np.sqrt(squares * k / (k - 1)) / n
 
 
 def _studentised(weights: Floats, residuals: Floats, counts: Floats) -> Floats:
+    """m* / se* of each resample; of equal clusters: 0 where the mean did not move, else infinite."""
     shift, error = _standard_error(weights, residuals, counts)
-    # A resample of equal clusters has no spread; it says nothing about the shape, so it counts as no deviation.
-    flat = error <= 1e-12 * np.abs(residuals).max(axis=0, initial=0.0)
-    return np.where(flat, 0.0, shift / np.where(flat, 1.0, error))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratio = shift / error
+    scale = np.sqrt((residuals**2).sum(axis=0) / (counts**2).sum(axis=0))
+    return np.where((error == 0) & (np.abs(shift) <= _ROUNDING * scale), 0.0, ratio)
 
 
 @lru_cache(maxsize=4)

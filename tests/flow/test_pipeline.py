@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from nbench.errors import CheckpointError, UsageError
-from nbench.flow.load import CheckpointSpec, load_model, load_pipeline
+from nbench.flow.load import CheckpointSpec, load_any, load_model, load_pipeline
+from nbench.flow.model import SigmaGrid
 from nbench.flow.pipeline import PipelineModel
 from nbench.flow.sample import sample
 from nbench.testing import tiny_lumina2
@@ -103,3 +104,22 @@ def test_a_pipeline_that_needs_a_picture_is_refused(sd3_folder: Path, tmp_path: 
     index.write_text(index.read_text().replace("StableDiffusion3Pipeline", "StableDiffusion3NotThere"))
     with pytest.raises(CheckpointError, match=r"StableDiffusion3NotThere, which diffusers .* does not have"):
         load_pipeline(CheckpointSpec("x", str(folder), device="cpu"))
+
+
+@pytest.mark.parametrize("grid", ["diffusers", "linspace"])
+def test_the_grid_is_known_before_anything_is_generated(lumina: PipelineModel, grid: SigmaGrid) -> None:
+    calls: list[object] = []
+    handle = lumina.pipeline.transformer.register_forward_hook(lambda *_: calls.append(1))
+    try:
+        planned = lumina.sigmas(5, grid=grid, height=32, width=32)
+    finally:
+        handle.remove()
+    assert not calls
+    assert planned.shape == (6,)
+    assert torch.equal(planned, lumina.generate(PROMPTS, SEEDS, steps=5, grid=grid, height=32, width=32).sigmas)
+
+
+def test_load_any_takes_the_adapter_where_there_is_one(sd3_folder: Path, tmp_path: Path) -> None:
+    assert load_any(CheckpointSpec("x", str(sd3_folder), device="cpu")).family == "sd3"
+    other = load_any(CheckpointSpec("x", str(tiny_lumina2(tmp_path / "lumina")), device="cpu"))
+    assert isinstance(other, PipelineModel)

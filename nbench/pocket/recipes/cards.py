@@ -23,6 +23,11 @@ def save_half(state: Mapping[str, torch.Tensor], path: Path) -> None:
     path.chmod(0o644)
 
 
+def package_list() -> str:
+    """The source packages with their digests, as Markdown list items."""
+    return "\n".join(f"- `{spec}` (npm), sha256 `{digest}`" for spec, (_, digest) in PACKAGES.items())
+
+
 def model_card(
     *,
     title: str,
@@ -46,7 +51,6 @@ def model_card(
     """
     last = json.loads(log.read_text().splitlines()[-1])
     rows = "\n".join(f"| {name} | {value:.4f} |" for name, value in figures.items())
-    packages = "\n".join(f"- `{spec}` (npm), sha256 `{digest}`" for spec, (_, digest) in PACKAGES.items())
     return f"""# {title}
 
 {summary}
@@ -60,7 +64,7 @@ def model_card(
 
 Source packages:
 
-{packages}
+{package_list()}
 
 ## Held-out figures
 

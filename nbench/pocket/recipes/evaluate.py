@@ -1,6 +1,6 @@
-"""Measure a pocket base against what it is for, with the independent probe, and write its card's figures.
+"""Measure a pocket base against what it is for, with the independent probe.
 
-    python -m nbench.pocket.recipes.evaluate pocket-sd3 --out FOLDER
+    python -m nbench.pocket.recipes.evaluate pocket-sd3 --work WORK --sheets FOLDER
 
 Object top-1 over all concepts, style, colour and count followed where the prompt names them (with chance), the
 distance between seeds of a prompt against real pictures that share the caption, speed, all at several step counts,
@@ -16,6 +16,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -144,36 +145,54 @@ def sheet(images: Sequence[Image.Image], columns: int = 20) -> Image.Image:
     return page
 
 
+def measure(
+    checkpoint: str,
+    *,
+    work: Path,
+    sheets: Path,
+    per_concept: int = 4,
+    guidance: float | None = None,
+    threads: int = 1,
+) -> dict[str, Any]:
+    """All figures of a base as plain JSON values; unselected sheets by step count go to `sheets`."""
+    torch.set_num_threads(threads)
+    sheets.mkdir(parents=True, exist_ok=True)
+    spec = CheckpointSpec(name="measured", base=checkpoint, device="cpu")
+    wanted = cases(per_concept)
+    seeds = [noise_seed(0, case.prompt, i) for i, case in enumerate(wanted)]
+    pictures, seconds = generate(spec, [case.prompt for case in wanted], seeds, STEPS, guidance)
+    for n, images in pictures.items():
+        sheet(images[::per_concept]).save(sheets / f"sheet-{n}.png")
+    return {
+        "prompts": len(wanted),
+        "guidance": load_model(spec).default_guidance if guidance is None else guidance,
+        "following": {str(n): following(images, wanted) for n, images in pictures.items()},
+        "chance": {"concept": 1 / len(CONCEPTS), "style": 1 / 2, "colour": 1 / len(COLOURS), "count": 1 / 3},
+        "seconds": seconds,
+        "threads": threads,
+        "mean_pixel_distance": diversity(spec, work, max(STEPS), guidance),
+    }
+
+
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoint", help="pocket-sd3, pocket-flux, or a pipeline folder")
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--work", type=Path, help="folder of source packages; adds the diversity figures")
+    parser.add_argument("--work", type=Path, required=True, help="folder of source packages, for the real pictures")
+    parser.add_argument("--sheets", type=Path, required=True, help="where the sheets go")
     parser.add_argument("--per-concept", type=int, default=4)
     parser.add_argument("--guidance", type=float)
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
-    torch.set_num_threads(args.threads)
-    args.out.mkdir(parents=True, exist_ok=True)
-    spec = CheckpointSpec(name="measured", base=args.checkpoint)
-    wanted = cases(args.per_concept)
-    seeds = [noise_seed(0, case.prompt, i) for i, case in enumerate(wanted)]
-    pictures, seconds = generate(spec, [case.prompt for case in wanted], seeds, STEPS, args.guidance)
-    figures: dict[str, object] = {
-        "prompts": len(wanted),
-        "following": {n: following(images, wanted) for n, images in pictures.items()},
-        "chance": {"concept": 1 / len(CONCEPTS), "style": 1 / 2, "colour": 1 / len(COLOURS), "count": 1 / 3},
-        f"seconds_per_picture_{max(STEPS)}_steps_batch_16": seconds,
-        "threads": args.threads,
-    }
-    if args.work:
-        figures["mean_pixel_distance"] = diversity(spec, args.work, max(STEPS), args.guidance)
-    for n, images in pictures.items():
-        sheet(images[:: args.per_concept]).save(args.out / f"sheet-{n}.png")
-    text = json.dumps(figures, indent=2)
-    (args.out / "figures.json").write_text(text + "\n")
-    print(text)
+    figures = measure(
+        args.checkpoint,
+        work=args.work,
+        sheets=args.sheets,
+        per_concept=args.per_concept,
+        guidance=args.guidance,
+        threads=args.threads,
+    )
+    print(json.dumps(figures, indent=2))
 
 
 if __name__ == "__main__":
