@@ -214,7 +214,7 @@ def _load_diffusers(base: BaseFiles, spec: CheckpointSpec, device: torch.device)
         with _quiet():
             pipeline = pipeline_class.from_pretrained(
                 base.folder,
-                torch_dtype=dtype,
+                dtype=dtype,
                 use_safetensors=True,
                 local_files_only=True,
                 variant=base.variant,

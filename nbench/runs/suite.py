@@ -232,12 +232,15 @@ def make_suite(content: Mapping[str, Any], where: str = "the command line") -> S
         checkpoint.model_copy(update={"base": _absolute(checkpoint.base), "lora": _absolute(checkpoint.lora)})
         for checkpoint in suite.checkpoints
     )
-    return suite.model_copy(update={"checkpoints": checkpoints, "prompts": _absolute(suite.prompts)})
+    return suite.model_copy(update={"checkpoints": checkpoints, "prompts": _absolute(suite.prompts, file=True)})
 
 
-def _absolute(text: str | None) -> str | None:
-    """A path that exists, made absolute, so that a run can be resumed from another folder; anything else as it is."""
-    if text is None or not Path(text).expanduser().exists():
+def _absolute(text: str | None, *, file: bool = False) -> str | None:
+    """A path that exists, made absolute, so that a run can be resumed from another folder; anything else as it is.
+
+    With `file`, a folder is no such path: one that happens to be called like a prompt set must not hide it.
+    """
+    if text is None or not (Path(text).expanduser().is_file() if file else Path(text).expanduser().exists()):
         return text
     return str(Path(text).expanduser().resolve())
 
@@ -251,7 +254,9 @@ def _from_file(content: dict[str, Any], folder: Path) -> None:
         return value
 
     if "prompts" in content:
-        content["prompts"] = resolved(content["prompts"])
+        prompts = content["prompts"]
+        if isinstance(prompts, str) and (folder / prompts).is_file():
+            content["prompts"] = str((folder / prompts).resolve())
     checkpoints = content.get("checkpoints")
     for entry in checkpoints if isinstance(checkpoints, list) else []:
         if isinstance(entry, dict):

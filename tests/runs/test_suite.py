@@ -103,3 +103,11 @@ def test_paths_in_a_file_are_relative_to_it(tmp_path: Path, monkeypatch: pytest.
 def test_a_run_name_is_made_from_the_settings() -> None:
     one, two = make_suite(ONE), make_suite({**ONE, "seeds": 3})
     assert one.run_name.startswith("run-") and one.run_name == make_suite(ONE).run_name != two.run_name
+
+
+def test_a_folder_called_like_a_prompt_set_does_not_hide_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "pocket").mkdir()
+    (tmp_path / "suite.yaml").write_text("checkpoints: [a=pocket-sd3]\nprompts: pocket\n")
+    monkeypatch.chdir(tmp_path)
+    assert make_suite({"checkpoints": ["a=pocket-sd3"], "prompts": "pocket"}).prompts == "pocket"
+    assert read_suite("suite.yaml", {}).prompts == "pocket"

@@ -184,7 +184,7 @@ class PocketSD3(Family):
         """See Family."""
         return StableDiffusion3Pipeline(
             transformer=self.transformer,
-            scheduler=FlowMatchEulerDiscreteScheduler(shift=1.5),
+            scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
             vae=vae,
             text_encoder=self.text_encoder,
             tokenizer=self.tokenizer,
@@ -259,7 +259,7 @@ class PocketFlux(Family):
         """See Family."""
         return FluxPipeline(
             transformer=self.transformer,
-            scheduler=FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True),
+            scheduler=FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True, base_shift=1.15, max_shift=1.15),
             vae=vae,
             text_encoder=self.text_encoder,
             tokenizer=self.tokenizer,

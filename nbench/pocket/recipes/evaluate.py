@@ -150,7 +150,7 @@ def measure(
     *,
     work: Path,
     sheets: Path,
-    per_concept: int = 4,
+    per_concept: int = 2,
     guidance: float | None = None,
     threads: int = 1,
 ) -> dict[str, Any]:
@@ -180,7 +180,7 @@ def main() -> None:
     parser.add_argument("checkpoint", help="pocket-sd3, pocket-flux, or a pipeline folder")
     parser.add_argument("--work", type=Path, required=True, help="folder of source packages, for the real pictures")
     parser.add_argument("--sheets", type=Path, required=True, help="where the sheets go")
-    parser.add_argument("--per-concept", type=int, default=4)
+    parser.add_argument("--per-concept", type=int, default=2)
     parser.add_argument("--guidance", type=float)
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
