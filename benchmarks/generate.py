@@ -20,6 +20,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -106,14 +107,12 @@ def main() -> None:
     steps = [int(n) for n in args.steps.split(",")]
     prompts = [prompt.text for prompt in load_prompt_set("pocket", limit=args.prompts).prompts]
     pictures = len(prompts) * len(steps)
-    table = Table(
-        title=f"{pictures} pictures at {args.steps} steps, batch {len(prompts)}, median of {args.rounds} rounds"
-    )
-    table.add_column("base")
-    for column in ("nbench, pictures/s", "diffusers (a), pictures/s", "diffusers (b), pictures/s"):
-        table.add_column(column, justify="right")
-    for column in ("nbench / (a)", "nbench / (b)", "overhead over bare velocity calls"):
-        table.add_column(column, justify="right")
+    title = f"{pictures} pictures at {args.steps} steps, batch {len(prompts)}, median of {args.rounds} rounds"
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
+    table.add_column("base", no_wrap=True)
+    columns = ("nbench\npictures/s", "(a) diffusers\none at a time", "(b) diffusers\nsame batch")
+    for column in (*columns, "nbench / (a)", "nbench / (b)", "overhead over\nbare velocity"):
+        table.add_column(column, justify="right", no_wrap=True)
     for base in args.checkpoints.split(","):
         t = measure(base, steps, prompts, args.rounds, args.device)
         alone, batched = t["diffusers, one at a time"], t["diffusers, same batch"]
@@ -124,7 +123,7 @@ def main() -> None:
             f"{batched / t['nbench']:.2f}x",
             f"{100 * (t['sampling'] / t['bare'] - 1):+.1f} %",
         )
-    console = Console()
+    console = Console(width=120)
     console.print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {args.device}")
     console.print(table)
 

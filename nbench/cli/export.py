@@ -28,5 +28,12 @@ def export(run_name: str, out: Path, to: Any, store: Path) -> None:
     from nbench.runs.tables import load_run
 
     opened = Store(store)
-    for path in export_run(load_run(opened.find_run(run_name)), opened.images, to, out):
+    tables = load_run(opened.find_run(run_name))
+    if not tables.done:
+        click.echo(
+            f"Warning: run {tables.folder.name!r} is not complete, and its tables are of an earlier state: finish it "
+            f"with `nbench run {tables.folder.suite}`, then export again.",
+            err=True,
+        )
+    for path in export_run(tables, opened.images, to, out):
         click.echo(str(path))

@@ -59,7 +59,12 @@ STORE_OPTION = click.option(
     help="Rescale each velocity to the reference's norm while sampling, PHI from 0 to 1.",
 )
 @click.option("--retry-failed", is_flag=True, help="Try again what failed in this run before.")
-@click.option("--dry-run", is_flag=True, help="Say what would be done, and what it would cost; load and write nothing.")
+@click.option(
+    "--dry-run",
+    is_flag=True,
+    help="Say what would be done and what it would cost; load no model and write no picture. A hub id that is not in "
+    "the hub's cache is fetched.",
+)
 @STORE_OPTION
 def run(
     suite: str | None, checkpoints: tuple[str, ...], store: Path, retry_failed: bool, dry_run: bool, **flags: Any
@@ -77,7 +82,7 @@ def run(
         suite = "pocket"
     chosen = make_suite(overrides) if suite is None else read_suite(suite, overrides)
     if dry_run:
-        _print_estimate(chosen, Store(store))
+        _print_estimate(chosen, Store(store), retry_failed=retry_failed)
     else:
         _run(chosen, Store(store), retry_failed=retry_failed)
 
@@ -127,7 +132,8 @@ def _run(suite: Suite, store: Store, *, retry_failed: bool) -> None:
         result = execute(suite, store, observer=bars, retry_failed=retry_failed)
     tables = load_run(result.folder)
     sheet = result.folder.report / "contact-sheet.png"
-    if result.changed or not sheet.is_file():
+    done = result.folder.done
+    if result.changed or not sheet.is_file() or sheet.stat().st_mtime_ns < done.stat().st_mtime_ns:
         from nbench.report.sheet import write_sheet
 
         write_sheet(tables, store.images, sheet)
@@ -149,21 +155,24 @@ def wide_console() -> Console:
     return console if console.is_terminal else Console(width=200)
 
 
-def _print_estimate(suite: Suite, store: Store) -> None:
+def _print_estimate(suite: Suite, store: Store, *, retry_failed: bool) -> None:
     from rich.table import Table
 
     from nbench.runs.estimate import estimate
 
-    found = estimate(suite, store)
+    found = estimate(suite, store, retry_failed=retry_failed)
     table = Table(title=f"run {found.run} ({found.state})", title_justify="left")
     for title in ("checkpoint", "pictures", "in the store", "to make", "time", "disk"):
         table.add_column(title, justify="left" if title == "checkpoint" else "right", no_wrap=True)
     for part in found.checkpoints:
         time = "unknown" if part.seconds is None else _duration(part.seconds)
-        row = (part.name, str(part.cells), str(part.cached), str(part.cells - part.cached), time, _bytes(part.size))
+        row = (part.name, str(part.cells), str(part.cached), str(part.missing), time, _bytes(part.size))
         table.add_row(*row)
     wide_console().print(table)
-    click.echo(f"Scores to give: {found.scores}. Nothing was loaded, made or written.")
+    ratios = sum(part.ratios for part in found.checkpoints)
+    if ratios:
+        click.echo(f"Pictures to sample again for their norm ratios alone: {ratios}.")
+    click.echo(f"Scores to give: {found.scores}. No model was loaded, nothing was made or written.")
     if any(part.seconds is None for part in found.checkpoints):
         click.echo("Time is unknown until a checkpoint has run here once; try --limit 2 first.")
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
-from nbench.errors import UsageError
+from nbench.errors import CheckpointError, UsageError
 from nbench.flow import lora as lora_files
 from nbench.flow.model import Conditioning, SigmaGrid
 from nbench.flow.weights import BaseFiles, combined_hash
@@ -189,7 +189,8 @@ class DiffusersFlowModel(ABC):
     def swap_lora(self, lora: str | None, scale: float = 1.0) -> None:
         """Put `lora` into the loaded transformer in place of the one that is there; None leaves the base.
 
-        `weights_hash` follows. When the new LoRA does not fit, the old one stays.
+        `weights_hash` follows. When the new LoRA does not fit, the old one stays; when it fits and cannot be loaded all
+        the same, the base is left.
 
         Raises:
             CheckpointError: it cannot be found, read, or fitted.
@@ -200,7 +201,12 @@ class DiffusersFlowModel(ABC):
             return
         file = lora_files.resolve_lora(lora)
         digest = file.weights_hash()
-        lora_files.attach(self.pipeline, file, scale=scale, shapes=self._shapes)
+        try:
+            lora_files.attach(self.pipeline, file, scale=scale, shapes=self._shapes)
+        except CheckpointError:
+            if not getattr(self.transformer, "peft_config", None):  # it broke after the old one was out
+                self._lora_changed(None, None, 1.0)
+            raise
         self._lora_changed(lora, digest, scale)
 
     def _lora_changed(self, lora: str | None, digest: str | None, scale: float) -> None:

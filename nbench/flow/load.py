@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
-from nbench.errors import CheckpointError
+from nbench.errors import CheckpointError, InfrastructureError
 from nbench.flow.spec import CheckpointSpec, Dtype, parse_checkpoint
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ __all__ = [
     "Dtype",
     "SwapsLora",
     "is_generation_only",
+    "load_any",
     "load_model",
     "load_pipeline",
     "parse_checkpoint",
@@ -85,6 +86,7 @@ def load_model(spec: CheckpointSpec) -> FlowModel:
     Raises:
         CheckpointError: it is missing, is not a flow-matching diffusers pipeline, is pickled, has no adapter, or its
             LoRA does not fit.
+        InfrastructureError: it does not fit into the device's memory.
     """
     from nbench.flow.weights import inspect_base
 
@@ -224,7 +226,13 @@ def _load_diffusers(base: BaseFiles, spec: CheckpointSpec, device: torch.device)
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
         raise CheckpointError(f"{base.folder} could not be loaded ({reason}): download or save it again.") from error
     pipeline.set_progress_bar_config(disable=True)
-    return pipeline.to(device)
+    try:
+        return pipeline.to(device)
+    except torch.OutOfMemoryError as error:
+        raise InfrastructureError(
+            f"{base.folder} does not fit into the free memory of {device} in {spec.dtype}: use --dtype bfloat16, "
+            "another --device, or end what else is on it."
+        ) from error
 
 
 @contextmanager

@@ -5,12 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from nbench.runs.tables import RunTables
 from nbench.stats.bootstrap import Interval, cluster_mean
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 
 @dataclass(frozen=True)
@@ -91,11 +94,10 @@ class Summary:
 def summarise(run: RunTables) -> Summary:
     """Means over all cells of a checkpoint and step count, with 95 % intervals clustered by prompt."""
     columns = _columns(run.card)
-    samples, norms = run.samples.to_pydict(), run.norms.to_pydict()
-    scores = _by_place(run.scores.to_pydict(), ("scorer", "metric", "value", "prompt_id"))
-    norm_rows = _by_place(norms, ("norm", "ratio"))
+    scores = _by_place(run.scores, ("scorer", "metric", "value", "prompt_id"))
+    norm_rows = _by_place(run.norms, ("norm", "ratio"))
     lines = []
-    for place, rows in _by_place(samples, ("path",)).items():
+    for place, rows in _by_place(run.samples, ("path",)).items():
         found: dict[tuple[str, str], list[tuple[float | None, str]]] = {}
         for scorer, metric, value, prompt in scores.get(place, []):
             found.setdefault((scorer, metric), []).append((value, prompt))
@@ -124,11 +126,14 @@ def _columns(card: Mapping[str, Any]) -> tuple[Column, ...]:
     )
 
 
-def _by_place(table: Mapping[str, Sequence[Any]], names: Sequence[str]) -> dict[tuple[str, int], list[tuple[Any, ...]]]:
+def _by_place(table: pa.Table, names: Sequence[str]) -> dict[tuple[str, int], list[tuple[Any, ...]]]:
     """(checkpoint, steps) -> rows of the named columns, in order."""
     places: dict[tuple[str, int], list[tuple[Any, ...]]] = {}
-    rows = zip(*(table[name] for name in names), strict=True)
-    for checkpoint, steps, row in zip(table["checkpoint"], table["steps"], rows, strict=True):
+    columns = table.select(
+        ["checkpoint", "steps", *names]
+    ).to_pydict()  # no other: norms has a row per picture and step
+    rows = zip(*(columns[name] for name in names), strict=True)
+    for checkpoint, steps, row in zip(columns["checkpoint"], columns["steps"], rows, strict=True):
         places.setdefault((checkpoint, steps), []).append(row)
     return places
 

@@ -52,15 +52,11 @@ def default_backend() -> Backend:
     """The real one."""
     from nbench.flow import load
     from nbench.prompts import load_prompt_set
-
-    def load_any(spec: CheckpointSpec) -> AnyModel:
-        return load.load_pipeline(spec) if load.is_generation_only(spec) else load.load_model(spec)
-
     from nbench.scoring.registry import get_scorer
 
     return Backend(
         weights_hash=load.weights_hash,
-        load=load_any,
+        load=load.load_any,
         swap_lora=load.swap_lora,
         reference_view=load.reference_view,
         scorer=get_scorer,
@@ -103,7 +99,9 @@ class Models:
         if self._second is None or self._second[0] != spec:
             self._second = None
             gc.collect()
-            self._second = (spec, cast("FlowModel", _checked(self._backend.load(spec), spec, weights)))
+            second = _checked(self._backend.load(spec), spec, weights)
+            offload_text_encoders(second)  # it sees the first model's embeddings
+            self._second = (spec, cast("FlowModel", second))
         return self._second[1]
 
     def close(self) -> None:
@@ -115,6 +113,13 @@ class Models:
         torch = sys.modules.get("torch")
         if torch is not None and torch.cuda.is_available():
             torch.cuda.empty_cache()
+
+
+def offload_text_encoders(model: AnyModel) -> None:
+    """Take a model's text encoders off the device, where it can; encoding brings them back."""
+    offload = getattr(model, "offload_text_encoders", None)
+    if offload is not None:
+        offload()
 
 
 def base_of(spec: CheckpointSpec) -> tuple[object, ...]:

@@ -1,4 +1,4 @@
-"""What a run would cost, said without loading or writing anything."""
+"""What a run would cost, said without loading a model or writing to the store."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from nbench.runs.backend import Backend, Models, default_backend
 from nbench.runs.card import check_same_run, make_card
 from nbench.runs.facts import speed_name
 from nbench.runs.images import StoredPicture
-from nbench.runs.plan import Cell, make_cells
-from nbench.runs.resolve import Resolved, resolve
+from nbench.runs.journal import failures
+from nbench.runs.plan import Batch, Cell, make_cells, plan_batches, reference_identity
+from nbench.runs.resolve import Resolved, ResolvedCheckpoint, resolve
 from nbench.runs.store import Store
 from nbench.runs.suite import Suite
 from nbench.scoring.registry import card_identity
@@ -27,13 +28,17 @@ class CheckpointEstimate:
         name: of the checkpoint.
         cells: its pictures.
         cached: those that are in the store.
-        seconds: for the others; None when it never ran here at this size.
-        size: bytes that the others take.
+        missing: those that would be made; what failed in this run before is neither.
+        ratios: pictures of the store that would be sampled again, for their norm ratios alone.
+        seconds: of sampling, batches being computed whole; None when it never ran here at this size.
+        size: bytes that the missing ones take.
     """
 
     name: str
     cells: int
     cached: int
+    missing: int
+    ratios: int
     seconds: float | None
     size: float
 
@@ -45,8 +50,8 @@ class Estimate:
     Attributes:
         run: its name.
         state: "new", or of an existing run.
-        checkpoints: per checkpoint: name, pictures, of which cached, seconds (None: never run here), bytes to write.
-        scores: scores to give, at most.
+        checkpoints: in the suite's order.
+        scores: scores to give.
     """
 
     run: str
@@ -55,8 +60,10 @@ class Estimate:
     scores: int
 
 
-def estimate(suite: Suite, store: Store, *, backend: Backend | None = None) -> Estimate:
-    """Say what `execute` would do. Nothing is loaded and nothing is written.
+def estimate(suite: Suite, store: Store, *, backend: Backend | None = None, retry_failed: bool = False) -> Estimate:
+    """Say what `execute` would do. No model is loaded and nothing is written to the store.
+
+    A checkpoint given as a hub id is fetched all the same when it is not in the hub's cache: its hash needs its files.
 
     Raises:
         UsageError: the suite names something that is missing or wrong.
@@ -69,37 +76,54 @@ def estimate(suite: Suite, store: Store, *, backend: Backend | None = None) -> E
     old = run.read_json(run.card)
     if (
         old is not None
-        and run.records()
+        and run.has_results()
         and all(set(checkpoint.sigmas) == set(suite.steps) for checkpoint in resolved.checkpoints)
     ):
         check_same_run(run.name, old, make_card(resolved))
+    identities = {name: card_identity(scorer.card) for name, scorer in resolved.scorers.items()}
+    lost, unscored = failures([] if retry_failed else run.records(), identities)
     cells = make_cells(resolved)
     stored = store.images.find([cell.key for cell in cells], move=False)
-    total = len(resolved.prompts) * suite.seeds * len(suite.steps)
-    parts = [_estimate(resolved, name, cells, stored, total) for name in (entry.name for entry in suite.checkpoints)]
-    known = (store.scores(card_identity(scorer.card), "dry-run") for scorer in resolved.scorers.values())
-    scores = sum(
-        total * len(suite.checkpoints) - sum(cell.key in ledger and cell.key in stored for cell in cells)
-        for ledger in known
-    )
-    return Estimate(run.name, run.state() if old is not None else "new", tuple(parts), scores)
+    ratios = store.ratios(reference_identity(resolved), "dry-run")
+    batches = plan_batches(resolved, cells, stored, ratios, lost)
+    rows = len(resolved.prompts) * suite.seeds
+    parts = tuple(_estimate(resolved, entry.name, cells, stored, batches, rows) for entry in suite.checkpoints)
+    keys = {*stored, *(key for batch in batches for key in batch.write)}
+    unknown = rows * sum(len(_unknown(checkpoint, suite)) for checkpoint in resolved.checkpoints)
+    scores = 0
+    for name, identity in identities.items():
+        ledger = store.scores(identity, "dry-run")
+        scores += unknown + sum(key not in ledger and key not in unscored[name] for key in keys)
+    return Estimate(run.name, run.state() if old is not None else "new", parts, scores)
+
+
+def _unknown(checkpoint: ResolvedCheckpoint, suite: Suite) -> list[int]:
+    """Step counts whose grids are not known, because the checkpoint never ran so here: nothing of them is there."""
+    return [steps for steps in suite.steps if steps not in checkpoint.sigmas]
 
 
 def _estimate(
-    resolved: Resolved, name: str, cells: Sequence[Cell], stored: Mapping[str, StoredPicture], total: int
+    resolved: Resolved,
+    name: str,
+    cells: Sequence[Cell],
+    stored: Mapping[str, StoredPicture],
+    batches: Sequence[Batch],
+    rows: int,
 ) -> CheckpointEstimate:
     checkpoint = resolved.checkpoint(name)
-    mine = [cell for cell in cells if cell.checkpoint == name]
-    missing = [cell.steps for cell in mine if cell.key not in stored]
-    unknown = [steps for steps in resolved.suite.steps if steps not in checkpoint.sigmas]  # so nothing of it is there
-    missing += [steps for steps in unknown for _ in range(total // len(resolved.suite.steps))]
+    mine = [batch for batch in batches if batch.checkpoint == name]
+    unknown = _unknown(checkpoint, resolved.suite)
+    missing = sum(len(batch.write) for batch in mine) + rows * len(unknown)
+    work = sum(len(batch.rows) * sum(batch.cells) for batch in mine) + rows * sum(unknown)
     place = speed_name(resolved.device, resolved.dtype, resolved.height, resolved.width)
     speed = checkpoint.facts.speed.get(place) if checkpoint.facts else None
     pixels = (resolved.height or 1024) * (resolved.width or 1024)
     return CheckpointEstimate(
         name=name,
-        cells=total,
-        cached=total - len(missing),
-        seconds=None if speed is None and missing else sum(missing) * (speed.step_seconds if speed else 0.0),
-        size=len(missing) * (speed.picture_bytes if speed else pixels * _PNG_BYTES),
+        cells=rows * len(resolved.suite.steps),
+        cached=sum(cell.key in stored for cell in cells if cell.checkpoint == name),
+        missing=missing,
+        ratios=sum(len(batch.ratios - batch.write) for batch in mine),
+        seconds=None if speed is None and work else work * (speed.step_seconds if speed else 0.0),
+        size=missing * (speed.picture_bytes if speed else pixels * _PNG_BYTES),
     )

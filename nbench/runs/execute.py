@@ -11,13 +11,13 @@ from typing import Any
 import nbench
 from nbench.errors import RunInterruptedError, RunLockedError, StoreError
 from nbench.runs.backend import Backend, Models, default_backend
-from nbench.runs.canonical import canonical_json
+from nbench.runs.canonical import canonical_json, digest
 from nbench.runs.card import card_hash, check_same_run, make_card
 from nbench.runs.facts import Speed, read_facts, speed_name, write_facts
 from nbench.runs.files import store_errors, sync_folder, write_atomic
 from nbench.runs.generate import GenerationStage
 from nbench.runs.images import StoredPicture
-from nbench.runs.journal import Journal, Ledger, Record
+from nbench.runs.journal import Journal, Ledger, failures
 from nbench.runs.observer import Observer, Quiet
 from nbench.runs.plan import make_cells, plan_batches, reference_identity
 from nbench.runs.resolve import Resolved, resolve
@@ -137,18 +137,19 @@ class _Attempt:
                 stack.callback(ledger.close)
             self.store.images.remove_stale()
             outcome = self._work(ratios, scores)
-            self._finish(card, outcome)
-        score_failures = sum(
-            cell.key in outcome.stored and cell.key not in outcome.scores[name]
-            for name in outcome.scores
-            for cell in self.cells
-        )
+            failed = sum(cell.key not in outcome.stored for cell in self.cells)
+            score_failures = sum(
+                cell.key in outcome.stored and cell.key not in outcome.scores[name]
+                for name in outcome.scores
+                for cell in self.cells
+            )
+            self._finish(card, outcome, failed, score_failures)
         return RunResult(
             folder=self.folder,
             cells=len(self.cells),
             generated=self.generated,
             scored=self.scored,
-            failed=sum(cell.key not in outcome.stored for cell in self.cells),
+            failed=failed,
             score_failures=score_failures,
             changed=self._undone,
             seconds=time.perf_counter() - started,
@@ -157,7 +158,7 @@ class _Attempt:
     def _settle(self, card: dict[str, Any]) -> None:
         """Write what the run is, or see that it still is what it was. A run of which nothing is made may change."""
         old = self.folder.read_json(self.folder.card)
-        if old is not None and self.folder.records():
+        if old is not None and self.folder.has_results():
             check_same_run(self.folder.name, old, card)
         if old is None or canonical_json(old) != canonical_json(card) or not self.folder.suite.is_file():
             self._undo()
@@ -175,7 +176,7 @@ class _Attempt:
     def _work(self, ratios: Ledger, scores: Mapping[str, Ledger]) -> Outcome:
         """Generate and score until nothing is missing."""
         for _ in range(_PASSES):
-            picture_failures, score_failures = _failures(self.folder.records(), self.identities)
+            picture_failures, score_failures = failures(self.folder.records(), self.identities)
             retry = self.retry_failed
             self.retry_failed = False  # once: a cell that fails again stays failed
             stored = self._find(self.keys)
@@ -183,7 +184,7 @@ class _Attempt:
             skipped = {name: {} if retry else score_failures[name] for name in scores}
             lost = self._score(stored, scores, skipped)
             if not lost:
-                picture_failures, score_failures = _failures(self.folder.records(), self.identities)
+                picture_failures, score_failures = failures(self.folder.records(), self.identities)
                 return Outcome(self.resolved, self.cells, stored, ratios, scores, picture_failures, score_failures)
         raise StoreError(
             f"pictures in {self.store.images.folder} keep getting lost; check the disk, then run the command again."
@@ -206,7 +207,7 @@ class _Attempt:
         self, stored: Mapping[str, StoredPicture], ratios: Ledger, failed: Mapping[str, str]
     ) -> dict[str, StoredPicture]:
         batches = plan_batches(self.resolved, self.cells, stored, ratios, failed)
-        todo = sum(len(batch.write) for batch in batches)
+        todo = sum(len(batch.write | batch.ratios) for batch in batches)
         self.observer.stage("generate", len(self.keys), len(self.keys) - todo)
         if not batches:
             return {}
@@ -262,38 +263,27 @@ class _Attempt:
             place = speed_name(resolved.device, resolved.dtype, resolved.height, resolved.width)
             write_facts(self.store, checkpoint.weights, replace(facts, speed={**facts.speed, place: speed}))
 
-    def _finish(self, card: Mapping[str, Any], outcome: Outcome) -> None:
-        """Write the tables, then done.json; nothing when both stand from before."""
-        done = self.folder.read_json(self.folder.done)
+    def _finish(self, card: Mapping[str, Any], outcome: Outcome, failed: int, score_failures: int) -> None:
+        """Write the tables, then done.json; nothing when both stand from before.
+
+        They are written again where tags of prompts changed, or another run of the store made since what failed here.
+        """
+        tags = digest([list(prompt.tags) for prompt in outcome.resolved.prompts])  # in the tables, not on the card
+        found = {"card": card_hash(card), "tags": tags, "failed": failed, "score_failures": score_failures}
+        done = self.folder.read_json(self.folder.done) or {}
         whole = all((self.folder.path / f"{name}.parquet").is_file() for name in TABLES)
-        if done is not None and done.get("card") == card_hash(card) and whole:
+        if whole and found == {key: done.get(key) for key in found}:
             return
         self._undo()
         hashes = write_tables(self.folder, outcome)
-        failed = sum(cell.key not in outcome.stored for cell in self.cells)
         write_json(
             self.folder.done,
             {
-                "card": card_hash(card),
+                **found,
                 "nbench": nbench.__version__,
                 "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
                 "cells": len(self.cells),
-                "failed": failed,
                 "tables": hashes,
             },
             indent=1,
         )
-
-
-def _failures(
-    records: Sequence[Record], identities: Mapping[str, str]
-) -> tuple[dict[str, str], dict[str, dict[str, str]]]:
-    """Reasons by key: of pictures, and of scores by scorer name. What exists by now overrides its old failure."""
-    pictures: dict[str, str] = {}
-    scores: dict[str, dict[str, str]] = {identity: {} for identity in identities.values()}
-    for record in records:
-        if record["kind"] == "failure" and record["stage"] == "generate":
-            pictures[record["key"]] = record["reason"]
-        elif record["kind"] == "failure" and record["scorer"] in scores:
-            scores[record["scorer"]][record["key"]] = record["reason"]
-    return pictures, {name: scores[identity] for name, identity in identities.items()}

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 Format = Literal["parquet", "csv", "hf"]
 
+_PICTURES_HELD = 64  # at a time, when pictures are exported
+
 
 def export_run(run: RunTables, images: ImageStore, to: Format, out: Path) -> list[Path]:
     """Write a run's tables into the folder `out`; returns the files.
@@ -100,16 +102,13 @@ def _metric_column(pair: tuple[str, str], metrics: Sequence[tuple[str, str]]) ->
 
 
 def _export_hf(run: RunTables, images: ImageStore, out: Path) -> list[Path]:
-    from datasets import Dataset, Features, Image, List, Value
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+    from datasets import Features, Image, List, Value
 
     rows = wide_rows(run)
     for row in rows:
-        path = row.pop("path")
-        row["image"] = None
-        if path is not None:
-            if images.read(row["key"]) is None:
-                raise StoreError(f"picture {row['key'][:12]}... is missing or damaged; run the suite again first.")
-            row["image"] = {"bytes": images.path(row["key"]).read_bytes(), "path": f"{row['key']}.png"}
+        row["image"] = row.pop("path")
     kinds = {"steps": "int32", "seed": "int32", "height": "int32", "width": "int32", "noise_seed": "int64"}
     texts = {"checkpoint", "prompt_id", "key", "prompt", "reason"}
     features: dict[str, Any] = {}
@@ -121,12 +120,26 @@ def _export_hf(run: RunTables, images: ImageStore, out: Path) -> list[Path]:
         else:
             features[name] = Value("string" if name in texts else kinds.get(name, "float64"))
     data = out / "data" / "train-00000-of-00001.parquet"
+    schema = Features(features).arrow_schema
     with store_errors(data):
         data.parent.mkdir(parents=True, exist_ok=True)
-        Dataset.from_list(rows, features=Features(features)).to_parquet(data)
+        with pq.ParquetWriter(data, schema, compression="zstd") as writer:
+            # A few at a time: the pictures of a large run do not fit into memory.
+            for start in range(0, len(rows), _PICTURES_HELD):
+                some = [{**row, "image": _picture(row, images)} for row in rows[start : start + _PICTURES_HELD]]
+                writer.write_table(pa.Table.from_pylist(some, schema=schema))
     readme = out / "README.md"
     write_atomic(readme, _readme(run, rows).encode("utf-8"))
     return [data, readme, _write_card(run, out)]
+
+
+def _picture(row: dict[str, Any], images: ImageStore) -> dict[str, Any] | None:
+    """A picture as `datasets` stores it; None where the run has none."""
+    if row["image"] is None:
+        return None
+    if images.read(row["key"]) is None:
+        raise StoreError(f"picture {row['key'][:12]}... is missing or damaged; run the suite again first.")
+    return {"bytes": images.path(row["key"]).read_bytes(), "path": f"{row['key']}.png"}
 
 
 def _readme(run: RunTables, rows: Sequence[dict[str, Any]]) -> str:

@@ -15,7 +15,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Any, cast
 
 from nbench.errors import CheckpointError, InfrastructureError
-from nbench.runs.backend import Models, base_of
+from nbench.runs.backend import Models, base_of, offload_text_encoders
 from nbench.runs.images import ImageStore, NewPicture
 from nbench.runs.journal import Journal, Ledger
 from nbench.runs.observer import Observer
@@ -29,8 +29,9 @@ if TYPE_CHECKING:
     from nbench.flow.pipeline import PipelineModel
     from nbench.flow.sample import Trajectory
 
-#: chunks of rows whose prompt embeddings are held at a time, so that a large prompt set does not fill the memory
-_CHUNKS_HELD = 32
+#: rows whose prompt embeddings are held at a time (SD3.5 in float32: 11 MB each with negatives), so that a large prompt
+#: set does not fill the memory
+_ROWS_HELD = 512
 
 
 @dataclass(frozen=True)
@@ -86,23 +87,34 @@ class GenerationStage:
         """
         for section in _sections(self.resolved, batches):
             embeddings: dict[tuple[int, float], Conditioning] = {}
-            for _, group in groupby(section, key=lambda batch: batch.checkpoint):
-                mine = list(group)
-                checkpoint = self.resolved.checkpoint(mine[0].checkpoint)
-                loaded = self.models.get(checkpoint.spec, checkpoint.weights)
-                if checkpoint.facts is not None and checkpoint.facts.generation_only:
-                    with _memory_advice(self.resolved):
-                        for batch in mine:
-                            self._make_whole(cast("PipelineModel", loaded), checkpoint, batch)
-                    continue
-                model = cast("FlowModel", loaded)
-                _check_grids(model, checkpoint, self.resolved)
-                reference = self._reference(checkpoint)
-                with _memory_advice(self.resolved):
-                    self._encode(model, checkpoint, section, embeddings)
-                    for batch in mine:
-                        cond = embeddings[batch.index, _guidance(checkpoint)].to(model.device)
-                        self._make(model, reference, checkpoint, batch, cond)
+            for name, group in groupby(section, key=lambda batch: batch.checkpoint):
+                self._run_checkpoint(self.resolved.checkpoint(name), list(group), section, embeddings)
+
+    def _run_checkpoint(
+        self,
+        checkpoint: ResolvedCheckpoint,
+        mine: Sequence[Batch],
+        section: Sequence[Batch],
+        embeddings: dict[tuple[int, float], Conditioning],
+    ) -> None:
+        """Make a checkpoint's batches of a section.
+
+        The model is named in here only, so that nothing holds one base in memory while the next is loaded.
+        """
+        loaded = self.models.get(checkpoint.spec, checkpoint.weights)
+        if checkpoint.facts is not None and checkpoint.facts.generation_only:
+            with _memory_advice(self.resolved):
+                for batch in mine:
+                    self._make_whole(cast("PipelineModel", loaded), checkpoint, batch)
+            return
+        model = cast("FlowModel", loaded)
+        _check_grids(model, checkpoint, self.resolved)
+        reference = self._reference(checkpoint)
+        with _memory_advice(self.resolved):
+            self._encode(model, checkpoint, section, embeddings)
+            for batch in mine:
+                cond = embeddings[batch.index, _guidance(checkpoint)].to(model.device)
+                self._make(model, reference, checkpoint, batch, cond)
 
     def _reference(self, checkpoint: ResolvedCheckpoint) -> FlowModel | None:
         suite = self.resolved.suite
@@ -129,9 +141,7 @@ class GenerationStage:
                 texts = list(dict.fromkeys(row.prompt.text for row in batch.rows))
                 cond = model.encode(texts, guidance=_guidance(checkpoint))
                 embeddings[place] = cond.select([texts.index(row.prompt.text) for row in batch.rows]).to("cpu")
-        offload = getattr(model, "offload_text_encoders", None)
-        if offload is not None:
-            offload()
+        offload_text_encoders(model)
 
     def _make(
         self,
@@ -211,7 +221,7 @@ class GenerationStage:
         self.images.put(pictures)
         self.ratios.add(ratios)
         self.journal.append(lines)
-        self.observer.advance(len(lines))
+        self.observer.advance(len(batch.write | batch.ratios))
 
     def _decode(
         self,
@@ -247,8 +257,9 @@ def _sections(resolved: Resolved, batches: Sequence[Batch]) -> Iterator[list[Bat
     for wanted in bases:
         mine = [batch for batch in batches if base(batch) == wanted]
         chunks = sorted({batch.index for batch in mine})
-        for start in range(0, len(chunks), _CHUNKS_HELD):
-            held = set(chunks[start : start + _CHUNKS_HELD])
+        at_a_time = max(1, _ROWS_HELD // resolved.suite.batch_size)
+        for start in range(0, len(chunks), at_a_time):
+            held = set(chunks[start : start + at_a_time])
             yield [batch for batch in mine if batch.index in held]
 
 

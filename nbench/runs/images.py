@@ -1,8 +1,7 @@
 """The content-addressed picture store: STORE/images/ab/abcdef....png.
 
 A picture's key is the sha256 of the canonical JSON of everything that made it. The PNG carries that JSON, the key and
-the
-velocity norms of its trajectory in its own text chunks, so a file proves what it is: the settings must hash to the
+the velocity norms of its trajectory in its own text chunks, so a file proves what it is: the settings must hash to the
 key, the key must be the file's name, and every chunk's checksum must hold. A file that fails is renamed to `.corrupt`,
 reported, and made again; it is never reused. PNG bytes depend on pixels, settings and norms alone.
 """
@@ -33,6 +32,7 @@ _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _KEY, _SETTINGS, _NORMS = "nbench-key", "nbench-settings", "nbench-norms"
 _COMPRESSION = 6
 _THREADS = 4
+_KEYS_A_TASK = 64  # a task per small file would cost more than reading it
 
 
 @dataclass(frozen=True)
@@ -108,12 +108,15 @@ class ImageStore:
             StoreError: a file cannot be read, or moved.
         """
         found: dict[str, StoredPicture] = {}
+        wanted = list(dict.fromkeys(keys))
+        groups = [wanted[start : start + _KEYS_A_TASK] for start in range(0, len(wanted), _KEYS_A_TASK)]
         with ThreadPoolExecutor(_THREADS) as pool:
-            for key, result in pool.map(self._inspect, dict.fromkeys(keys)):
-                if isinstance(result, StoredPicture):
-                    found[key] = result
-                elif result is not None and move:
-                    self._move_aside(key, str(result))
+            for results in pool.map(lambda group: [self._inspect(key) for key in group], groups):
+                for key, result in results:
+                    if isinstance(result, StoredPicture):
+                        found[key] = result
+                    elif result is not None and move:
+                        self._move_aside(key, str(result))
         return found
 
     def _inspect(self, key: str) -> tuple[str, StoredPicture | PictureError | None]:

@@ -142,6 +142,22 @@ def read_folder(folder: Path) -> list[Record]:
     return [record for path in sorted(folder.glob("*.jsonl")) for record in read_journal(path).records]
 
 
+def failures(
+    records: Sequence[Record], identities: Mapping[str, str]
+) -> tuple[dict[str, str], dict[str, dict[str, str]]]:
+    """Reasons by key: of pictures, and of scores by scorer name. A picture made later overrides its failure."""
+    pictures: dict[str, str] = {}
+    scores: dict[str, dict[str, str]] = {identity: {} for identity in identities.values()}
+    for record in records:
+        if record["kind"] == "image":
+            pictures.pop(record["key"], None)
+        elif record["kind"] == "failure" and record["stage"] == "generate":
+            pictures[record["key"]] = record["reason"]
+        elif record["kind"] == "failure" and record["scorer"] in scores:
+            scores[record["scorer"]][record["key"]] = record["reason"]
+    return pictures, {name: scores[identity] for name, identity in identities.items()}
+
+
 class Ledger:
     """Values by picture key that all runs of a store share: scores of one scorer, ratios to one reference.
 

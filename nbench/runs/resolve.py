@@ -64,7 +64,6 @@ class Resolved:
         versions: of the libraries that make pixels.
         attention: attention kernels.
         scorers: by name, in the suite's order, no weights loaded.
-        loaded: names of the checkpoints that had to be loaded for their facts.
     """
 
     suite: Suite
@@ -78,7 +77,6 @@ class Resolved:
     versions: Mapping[str, str]
     attention: str
     scorers: Mapping[str, Scorer]
-    loaded: tuple[str, ...]
 
     @property
     def reference(self) -> ResolvedCheckpoint:
@@ -116,7 +114,6 @@ def resolve(suite: Suite, store: Store, backend: Backend, models: Models, *, may
     specs = {entry.name: entry.spec(device=device, dtype=dtype) for entry in suite.checkpoints}
     weights = {name: backend.weights_hash(spec) for name, spec in specs.items()}
     facts = {name: read_facts(store, weights[name]) for name in specs}
-    loaded: list[str] = []
     wanted = (suite.height, suite.width) if suite.height and suite.width else None
     # The first base is asked last, so that it is the one still loaded when pictures are made.
     for name in sorted(specs, key=lambda name: _load_order(specs, name)):
@@ -125,11 +122,10 @@ def resolve(suite: Suite, store: Store, backend: Backend, models: Models, *, may
             check_size(name, *wanted, known.size_multiple)  # before anything is loaded
         height, width = wanted or (known.resolution if known else (0, 0))
         if (known is None or not known.knows(height, width, suite.grid, suite.steps)) and may_load:
-            model = models.get(specs[name], weights[name])
-            new = ask(model, known, name, wanted, suite.grid, suite.steps)
+            # The model gets no name here: one that holds it would keep it in memory while the next is loaded.
+            new = ask(models.get(specs[name], weights[name]), known, name, wanted, suite.grid, suite.steps)
             write_facts(store, weights[name], new)
             facts[name] = new
-            loaded.append(name)
     height, width = _size(suite, facts)
     checkpoints = tuple(
         _checkpoint(entry, specs[entry.name], weights[entry.name], facts[entry.name], suite, (height, width))
@@ -147,7 +143,6 @@ def resolve(suite: Suite, store: Store, backend: Backend, models: Models, *, may
         versions=library_versions(lora=any(entry.lora for entry in suite.checkpoints)),
         attention=attention_backend(),
         scorers=scorers,
-        loaded=tuple(loaded),
     )
 
 

@@ -64,7 +64,13 @@ class ScoringStage:
     def _record(self, name: str, cells: Sequence[Cell], scores: Sequence[Score], keys: Collection[str]) -> None:
         found = {cell.key: score for cell, score in zip(cells, scores, strict=True) if cell.key in keys}
         identity = card_identity(self.scorers[name].card)
-        self.ledgers[name].add([(key, dict(score.values)) for key, score in found.items() if score.values is not None])
+        self.ledgers[name].add(
+            [
+                (key, {metric: float(value) for metric, value in score.values.items()})  # a plug-in may give numpy's
+                for key, score in found.items()
+                if score.values is not None
+            ]
+        )
         self.journal.append(
             {"kind": "failure", "stage": "score", "scorer": identity, "key": key, "reason": score.reason}
             for key, score in found.items()

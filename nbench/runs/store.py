@@ -66,6 +66,16 @@ class RunFolder:
         """
         return read_folder(self.journal)
 
+    def has_results(self) -> bool:
+        """Whether the run has made or tabulated anything, so that its settings must stay what they are.
+
+        A run that took every picture and score over from the store has tables and an empty journal.
+
+        Raises:
+            StoreError: a journal is damaged in the middle.
+        """
+        return (self.path / "samples.parquet").is_file() or bool(self.records())
+
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Hold the run for this process; the lock goes with the process, however that ends.

@@ -13,6 +13,7 @@ from pydantic_core import ErrorDetails
 
 from nbench.errors import UsageError, did_you_mean
 from nbench.flow.load import CheckpointSpec, parse_checkpoint
+from nbench.flow.weights import BUNDLED
 from nbench.runs.canonical import digest
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -229,10 +230,15 @@ def make_suite(content: Mapping[str, Any], where: str = "the command line") -> S
     except ValidationError as error:
         raise UsageError(_sentence(error, where)) from error
     checkpoints = tuple(
-        checkpoint.model_copy(update={"base": _absolute(checkpoint.base), "lora": _absolute(checkpoint.lora)})
+        checkpoint.model_copy(update={"base": _absolute_base(checkpoint.base), "lora": _absolute(checkpoint.lora)})
         for checkpoint in suite.checkpoints
     )
     return suite.model_copy(update={"checkpoints": checkpoints, "prompts": _absolute(suite.prompts, file=True)})
+
+
+def _absolute_base(base: str) -> str | None:
+    """As `_absolute`; a bundled checkpoint's name always means that checkpoint, as `nbench.flow.load` takes it."""
+    return base if base in BUNDLED else _absolute(base)
 
 
 def _absolute(text: str | None, *, file: bool = False) -> str | None:
@@ -249,7 +255,7 @@ def _from_file(content: dict[str, Any], folder: Path) -> None:
     """Resolve paths in a suite file against its folder, where that leads to something."""
 
     def resolved(value: object) -> object:
-        if isinstance(value, str) and value and (folder / value).exists():
+        if isinstance(value, str) and value and value not in BUNDLED and (folder / value).exists():
             return str((folder / value).resolve())
         return value
 
@@ -258,7 +264,10 @@ def _from_file(content: dict[str, Any], folder: Path) -> None:
         if isinstance(prompts, str) and (folder / prompts).is_file():
             content["prompts"] = str((folder / prompts).resolve())
     checkpoints = content.get("checkpoints")
-    for entry in checkpoints if isinstance(checkpoints, list) else []:
+    if not isinstance(checkpoints, list):
+        return
+    content["checkpoints"] = [_checkpoint(parse_checkpoint(e)) if isinstance(e, str) else e for e in checkpoints]
+    for entry in content["checkpoints"]:
         if isinstance(entry, dict):
             entry.update({key: resolved(entry[key]) for key in ("base", "lora") if key in entry})
 

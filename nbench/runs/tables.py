@@ -161,7 +161,17 @@ def _norms(outcome: Outcome) -> pa.Table:
     import pyarrow as pa
 
     resolved = outcome.resolved
-    rows = []
+    schema = pa.schema(
+        [
+            *_cell_schema(),
+            ("step", pa.int32()),
+            ("sigma", pa.float32()),
+            ("norm", pa.float32()),
+            ("ratio", pa.float32()),
+        ]
+    )
+    # By columns: a large run has millions of these rows, and a dictionary for each would take gigabytes.
+    columns: dict[str, list[Any]] = {name: [] for name in schema.names}
     for cell in outcome.cells:
         picture = outcome.stored.get(cell.key)
         if picture is None:
@@ -173,16 +183,13 @@ def _norms(outcome: Outcome) -> pa.Table:
             ratios = [1.0] * count if own else outcome.ratios.get(cell.key) or ratios
         # A pipeline that can only generate keeps its sigmas to itself.
         sigmas = resolved.checkpoint(cell.checkpoint).sigmas[cell.steps] or [None] * count
-        for step, (norm, ratio) in enumerate(zip(picture.norms, ratios, strict=True)):
-            rows.append({**_cell_columns(cell), "step": step, "sigma": sigmas[step], "norm": norm, "ratio": ratio})
-    schema = [
-        *_cell_schema(),
-        ("step", pa.int32()),
-        ("sigma", pa.float32()),
-        ("norm", pa.float32()),
-        ("ratio", pa.float32()),
-    ]
-    return pa.Table.from_pylist(rows, schema=pa.schema(schema))
+        for name, value in _cell_columns(cell).items():
+            columns[name] += [value] * count
+        columns["step"] += range(count)
+        columns["sigma"] += sigmas[:count]
+        columns["norm"] += picture.norms
+        columns["ratio"] += ratios
+    return pa.Table.from_pydict(columns, schema=schema)
 
 
 @dataclass(frozen=True)

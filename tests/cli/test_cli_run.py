@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -76,6 +77,24 @@ def test_export_writes_files(first: Result, store: Path, tmp_path: Path) -> None
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
         "card.json", "norms.csv", "samples.csv", "scores.csv",
     ]  # fmt: skip
+
+
+def test_export_of_a_run_that_is_not_complete_says_so(first: Result, store: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(store, tmp_path / "store")
+    (copy / "runs/tiny/done.json").unlink()
+    done = nbench("export", "tiny", "--to", "csv", tmp_path / "out", "--store", copy)
+    assert done.exit_code == 0 and "Warning: run 'tiny' is not complete" in done.stderr
+    whole = nbench("export", "tiny", "--to", "csv", tmp_path / "whole", "--store", store)
+    assert whole.stderr == ""
+
+
+def test_a_sheet_older_than_the_tables_is_drawn_again(first: Result, arguments: list[object], store: Path) -> None:
+    sheet = store / "runs/tiny/report/contact-sheet.png"
+    right = sheet.read_bytes()
+    sheet.write_bytes(b"of before")
+    os.utime(sheet, (0, 0))
+    assert nbench(*arguments).exit_code == 0
+    assert sheet.read_bytes() == right
 
 
 def test_the_run_goes_on_from_its_own_suite_file(first: Result, store: Path) -> None:

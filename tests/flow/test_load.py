@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from nbench.errors import CheckpointError
+from nbench.errors import CheckpointError, InfrastructureError
 from nbench.flow.load import (
     CheckpointSpec,
     is_generation_only,
@@ -296,3 +296,14 @@ def test_a_model_that_takes_no_lora_says_so() -> None:
 
     with pytest.raises(CheckpointError, match="a bare model cannot take a LoRA"):
         swap_lora(Bare(), "x")
+
+
+def test_a_device_without_room_for_the_weights_says_what_to_do(
+    sd3_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*args: object, **options: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
+
+    monkeypatch.setattr("diffusers.DiffusionPipeline.to", full)
+    with pytest.raises(InfrastructureError, match=r"does not fit into the free memory of cpu in float32: use --dtype"):
+        load_model(_spec(sd3_folder))

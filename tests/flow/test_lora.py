@@ -272,3 +272,19 @@ def test_a_missing_lora_fails_before_the_base_is_loaded(sd3_folder: Path, monkey
     monkeypatch.setattr("nbench.flow.load._load_diffusers", lambda *_: pytest.fail("the base was loaded"))
     with pytest.raises(CheckpointError, match="there is no LoRA"):
         _load(sd3_folder, Path("/no/lora"))
+
+
+def test_a_lora_that_breaks_while_it_is_loaded_leaves_the_base_and_says_so(
+    sd3_folder: Path, sd3_lora: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = _load(sd3_folder)
+    model = _load(sd3_folder, sd3_lora)
+
+    def broken(*args: object, **options: object) -> None:
+        raise ValueError("broken")
+
+    monkeypatch.setattr(type(model.pipeline), "load_lora_weights", broken)
+    with pytest.raises(CheckpointError, match=r"could not be loaded \(broken\)"):
+        swap_lora(model, str(tiny_lora(tmp_path / "other", sd3_folder, seed=2)))
+    assert (model.lora, model.weights_hash) == (None, plain.weights_hash)
+    assert torch.equal(_velocity(model), _velocity(plain))

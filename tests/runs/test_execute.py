@@ -2,13 +2,14 @@ import dataclasses
 import errno
 import os
 import re
+import weakref
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
-from run_fakes import Fakes, contents, fake_suite
+from run_fakes import PROMPTS, Fakes, contents, fake_suite
 
 import nbench.runs.files
 from nbench.errors import (
@@ -20,12 +21,13 @@ from nbench.errors import (
     StoreError,
     UsageError,
 )
+from nbench.flow.load import CheckpointSpec
 from nbench.runs.execute import RunResult, execute
 from nbench.runs.journal import read_journal
 from nbench.runs.store import Store
 from nbench.runs.tables import load_run
 from nbench.scoring.scorer import Score
-from nbench.testing import FakeScorer
+from nbench.testing import FakeFlowModel, FakeScorer
 
 CELLS = 2 * 2 * 4 * 2  # checkpoints x steps x prompts x seeds of `fake_suite`
 
@@ -91,6 +93,25 @@ def test_a_prompt_is_encoded_once_for_all_checkpoints_of_a_base(tmp_path: Path) 
     assert len(fakes.models[0].encoded) == 4
 
 
+def test_prompts_of_a_large_set_are_embedded_some_rows_at_a_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nbench.runs.generate._ROWS_HELD", 4)
+    fakes = Fakes()
+    go(tmp_path, fakes, checkpoints=["base=b", "one=b+l1"], batch_size=2)
+    assert fakes.models[0].swaps[-4:] == [None, "l1", None, "l1"]  # four chunks, two at a time
+    assert len(fakes.models[0].encoded) == 4
+
+
+def test_changed_tags_enter_the_tables_and_cost_nothing_else(tmp_path: Path) -> None:
+    before = go(tmp_path, limit=8)
+    fakes = Fakes(prompts=tuple(dataclasses.replace(prompt, tags=("new",)) for prompt in PROMPTS))
+    after = go(tmp_path, fakes, limit=8)
+    assert (after.generated, after.scored, after.changed) == (0, 0, True)
+    assert load_run(before.folder).samples["tags"].to_pylist() == [["new"]] * after.cells
+    assert not go(tmp_path, fakes, limit=8).changed
+
+
 def test_the_first_velocity_is_shared_by_the_sweep(tmp_path: Path) -> None:
     fakes = Fakes()
     go(tmp_path, fakes, batch_size=8)
@@ -144,6 +165,13 @@ def test_a_changed_setting_under_the_same_name_is_refused_with_a_diff(tmp_path: 
     assert (tmp_path / "runs/demo/done.json").exists()
 
 
+def test_a_run_that_took_everything_over_is_held_to_its_settings_too(tmp_path: Path) -> None:
+    go(tmp_path)
+    assert go(tmp_path, name="again").generated == 0
+    with pytest.raises(CardMismatchError, match=r"sampler\.grid: diffusers -> linspace"):
+        go(tmp_path, name="again", grid="linspace")
+
+
 def test_a_run_that_made_nothing_yet_may_change(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fakes = Fakes()
 
@@ -174,6 +202,41 @@ def test_ratios_added_later_make_no_picture_again(tmp_path: Path) -> None:
     assert load_run(result.folder).norms["ratio"].null_count == 0
     go(tmp_path / "b", norm_ratio=True)
     assert contents(tmp_path / "b").items() <= contents(tmp_path).items()
+
+
+def test_ratios_added_later_show_their_progress(tmp_path: Path) -> None:
+    go(tmp_path)
+    listener = Listener()
+    go(tmp_path, listener=listener, norm_ratio=True)
+    assert listener.stages[0] == ("generate", CELLS, CELLS // 2)
+    assert listener.advanced == CELLS // 2
+
+
+def test_a_base_is_gone_from_memory_before_the_next_is_loaded(tmp_path: Path) -> None:
+    seen: list[weakref.ref[FakeFlowModel]] = []
+    alive: list[int] = []
+
+    def load(spec: CheckpointSpec) -> FakeFlowModel:
+        alive.append(sum(model() is not None for model in seen))
+        model = FakeFlowModel(spec.base)
+        seen.append(weakref.ref(model))
+        return model
+
+    backend = dataclasses.replace(Fakes().backend(), load=load)
+    execute(fake_suite(checkpoints=["a=a", "b=b", "c=c"]), Store(tmp_path), backend=backend)
+    assert len(alive) >= 5  # each for its facts, the first of them to stay, then the others for their pictures
+    assert set(alive) == {0}
+
+
+def test_a_second_reference_model_keeps_no_text_encoder_on_the_device(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    moved: list[FakeFlowModel] = []
+    monkeypatch.setattr(FakeFlowModel, "offload_text_encoders", lambda self: moved.append(self))
+    fakes = Fakes()
+    go(tmp_path, fakes, checkpoints=["base=a", "tuned=b"], norm_ratio=True)
+    assert [model.name for model in fakes.models[-2:]] == ["b", "a"]  # the tuned one, then its reference beside it
+    assert fakes.models[-1] in moved and fakes.models[-1].encoded == []
 
 
 def test_a_rescaled_run_changes_all_but_the_reference(tmp_path: Path) -> None:
@@ -219,6 +282,25 @@ def test_failures_stay_until_they_are_to_be_tried_again(tmp_path: Path) -> None:
     assert contents(tmp_path / "b") == contents(tmp_path)
 
 
+def test_a_picture_that_came_with_a_retry_is_made_again_when_it_is_lost(tmp_path: Path) -> None:
+    fakes = Fakes(nan_prompts={"prompt number 3"})
+    failed = go(tmp_path, fakes)
+    lost = next(row["key"] for row in load_run(failed.folder).samples.to_pylist() if row["reason"] is not None)
+    execute(fake_suite(), Store(tmp_path), backend=Fakes().backend(), retry_failed=True)
+    Store(tmp_path).images.path(lost).unlink()
+    again = go(tmp_path)
+    assert (again.generated, again.failed) == (1, 0)
+    assert load_run(go(tmp_path, norm_ratio=True).folder).norms["ratio"].null_count == 0
+
+
+def test_a_score_that_another_run_gave_since_enters_the_tables(tmp_path: Path) -> None:
+    go(tmp_path, Fakes(fail_prompts={"prompt number 0"}))
+    go(tmp_path, name="other")
+    again = go(tmp_path)
+    assert (again.scored, again.score_failures) == (0, 0)
+    assert load_run(again.folder).scores["value"].null_count == 0
+
+
 def test_a_scorer_that_raises_on_a_batch_loses_only_the_bad_picture(tmp_path: Path) -> None:
     result = go(tmp_path, Fakes(raise_prompts={"prompt number 0"}))
     rows = load_run(result.folder).scores.to_pylist()
@@ -258,6 +340,16 @@ def test_a_scorer_that_breaks_its_contract_gives_failures_not_numbers(tmp_path: 
     result = execute(fake_suite(scorers="fake-a"), Store(tmp_path), backend=backend)
     reasons = load_run(result.folder).scores["reason"].to_pylist()
     assert all(re.search(reason, found) for found in reasons)
+
+
+def test_a_scorer_may_give_numbers_of_numpy(tmp_path: Path) -> None:
+    class Numpy(FakeScorer):
+        def score(self, images: Sequence[Image.Image], prompts: Sequence[str]) -> list[Score]:
+            return [Score(values={"": np.float32(0.5)}) for _ in images]
+
+    backend = dataclasses.replace(Fakes().backend(), scorer=lambda name, device: Numpy(name))
+    result = execute(fake_suite(scorers="fake-a"), Store(tmp_path), backend=backend)
+    assert set(load_run(result.folder).scores["value"].to_pylist()) == {0.5}
 
 
 def test_a_scorer_that_cannot_work_at_all_stops_the_run_with_its_own_words(tmp_path: Path) -> None:
@@ -446,8 +538,6 @@ def test_a_size_that_does_not_fit_names_the_nearest(tmp_path: Path) -> None:
 
 
 def test_checkpoints_of_different_sizes_need_one(tmp_path: Path) -> None:
-    from nbench.testing import FakeFlowModel
-
     backend = Fakes().backend()
     other = dataclasses.replace(
         backend, load=lambda spec: FakeFlowModel(spec.base, resolution=(32, 32) if spec.base == "a" else (64, 64))
@@ -457,8 +547,6 @@ def test_checkpoints_of_different_sizes_need_one(tmp_path: Path) -> None:
 
 
 def test_weights_that_change_under_a_run_are_noticed(tmp_path: Path) -> None:
-    from nbench.testing import FakeFlowModel
-
     backend = dataclasses.replace(Fakes().backend(), load=lambda spec: FakeFlowModel("other"))
     with pytest.raises(CheckpointError, match="changed while the run was going on"):
         execute(fake_suite(), Store(tmp_path), backend=backend)

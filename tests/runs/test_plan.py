@@ -84,6 +84,12 @@ def test_what_makes_a_picture_moves_every_key(tmp_path: Path, fields: dict[str, 
     assert keys.isdisjoint({cell.key for cell in make_cells(resolved(tmp_path, **fields))})
 
 
+def test_attention_kernels_move_every_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    keys = {cell.key for cell in make_cells(resolved(tmp_path))}
+    monkeypatch.setenv("DIFFUSERS_ATTN_BACKEND", "flash")
+    assert keys.isdisjoint({cell.key for cell in make_cells(resolved(tmp_path))})
+
+
 def test_rescale_moves_the_keys_of_all_but_the_reference(tmp_path: Path) -> None:
     plain = {cell.key: cell.checkpoint for cell in make_cells(resolved(tmp_path))}
     rescaled = {cell.key for cell in make_cells(resolved(tmp_path, rescale={"phi": 1.0}))}

@@ -100,6 +100,32 @@ def test_paths_in_a_file_are_relative_to_it(tmp_path: Path, monkeypatch: pytest.
     assert read_suite(path).checkpoints[0].base == str(tmp_path / "here" / "model")
 
 
+def test_paths_of_short_entries_in_a_file_are_relative_to_it_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "lora").mkdir()
+    (tmp_path / "s.yaml").write_text("checkpoints: [base=model, nft=model+lora]\n")
+    monkeypatch.chdir("/")
+    found = read_suite(tmp_path / "s.yaml").checkpoints
+    assert [(entry.base, entry.lora) for entry in found] == [
+        (str(tmp_path / "model"), None),
+        (str(tmp_path / "model"), str(tmp_path / "lora")),
+    ]
+
+
+def test_a_folder_called_like_a_bundled_checkpoint_does_not_hide_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "pocket-sd3").mkdir()
+    (tmp_path / "suite.yaml").write_text("checkpoints: [{name: a, base: pocket-sd3}]\n")
+    monkeypatch.chdir(tmp_path)
+    assert make_suite({"checkpoints": ["a=pocket-sd3"]}).checkpoints[0].base == "pocket-sd3"
+    assert read_suite("suite.yaml").checkpoints[0].base == "pocket-sd3"
+    given = make_suite({"checkpoints": ["a=./pocket-sd3"]}).checkpoints[0].base
+    assert given == str(tmp_path / "pocket-sd3")
+
+
 def test_a_run_name_is_made_from_the_settings() -> None:
     one, two = make_suite(ONE), make_suite({**ONE, "seeds": 3})
     assert one.run_name.startswith("run-") and one.run_name == make_suite(ONE).run_name != two.run_name

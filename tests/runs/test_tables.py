@@ -142,6 +142,15 @@ def test_hf_holds_pictures_and_a_column_per_metric(run: RunTables, store: Store,
     assert failed[0]["image"] is None and failed[0]["fake-a"] is None
 
 
+def test_hf_is_written_some_pictures_at_a_time(
+    run: RunTables, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("datasets")
+    monkeypatch.setattr("nbench.runs.export._PICTURES_HELD", 10)
+    data = pq.ParquetFile(export_run(run, store.images, "hf", tmp_path / "hf")[0])
+    assert [data.metadata.row_group(i).num_rows for i in range(data.num_row_groups)] == [10, 10, 10, 2]
+
+
 def test_wide_rows_keep_failures_null(run: RunTables) -> None:
     rows = {(row["checkpoint"], row["steps"], row["prompt_id"], row["seed"]): row for row in wide_rows(run)}
     assert rows["base", 2, "p0", 0]["fake-a"] is None
@@ -203,3 +212,28 @@ def test_a_dry_run_of_a_finished_run_has_nothing_to_do(store: Store, tmp_path: P
     found = estimate(fake_suite(), fresh, backend=Fakes().backend())
     assert (found.state, found.scores) == ("complete", 0)
     assert all(part.cached == part.cells and part.seconds == 0 and part.size == 0 for part in found.checkpoints)
+
+
+def test_a_dry_run_promises_no_second_try_of_what_failed(store: Store) -> None:
+    backend = Fakes().backend()
+    found = estimate(fake_suite(), store, backend=backend)
+    assert [(part.cached, part.missing, part.seconds) for part in found.checkpoints] == [(12, 0, 0.0)] * 2
+    assert found.scores == 0
+    retried = estimate(fake_suite(), store, backend=backend, retry_failed=True)
+    assert [(part.cached, part.missing) for part in retried.checkpoints] == [(12, 4)] * 2
+    assert retried.scores == 2 * (8 + 8)  # of what was not made, and of what could not be scored
+
+
+def test_a_dry_run_counts_whole_batches_and_pictures_sampled_for_ratios(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    execute(fake_suite(), store, backend=Fakes().backend())
+    base, nft = estimate(fake_suite(norm_ratio=True), store, backend=Fakes().backend()).checkpoints
+    assert (base.missing, base.ratios, base.seconds) == (0, 0, 0.0)
+    assert (nft.missing, nft.ratios) == (0, 16)
+    assert nft.seconds is not None and nft.seconds > 0
+    step = nft.seconds / (8 * (2 + 4))
+    lost = next(row for row in load_run(store.run("demo")).samples.to_pylist() if row["checkpoint"] == "nft")
+    store.images.path(lost["key"]).unlink()
+    _, nft = estimate(fake_suite(), store, backend=Fakes().backend()).checkpoints
+    assert (nft.missing, lost["steps"]) == (1, 2)
+    assert nft.seconds == pytest.approx(3 * 2 * step)  # its batch of three, at its step count

@@ -138,7 +138,7 @@ def _copies(pipeline: Any) -> dict[str, nn.Module]:
 class PocketSD3(Family):
     """Five MM-DiT blocks of width 256, 16 picture tokens, two CLIP text encoders, no T5 (one zero token instead)."""
 
-    settings: ClassVar[dict[str, Any]] = {"max_sequence_length": 1, "guidance": 3.0, "resolution": [64, 64]}
+    settings: ClassVar[dict[str, Any]] = {"max_sequence_length": 1, "guidance": 4.5, "resolution": [64, 64]}
 
     def __init__(self, tokenizers: Path) -> None:
         super().__init__()
@@ -198,7 +198,7 @@ class PocketSD3(Family):
 class PocketFlux(Family):
     """Two double and three single FLUX blocks of width 256, guidance embedding, CLIP pooled and T5 tokens."""
 
-    settings: ClassVar[dict[str, Any]] = {"max_sequence_length": TEXT_LENGTH, "guidance": 3.0, "resolution": [64, 64]}
+    settings: ClassVar[dict[str, Any]] = {"max_sequence_length": TEXT_LENGTH, "guidance": 3.5, "resolution": [64, 64]}
 
     def __init__(self, tokenizers: Path) -> None:
         super().__init__()
