@@ -32,6 +32,7 @@ from typing import Any
 
 from nbench.errors import PromptSetError
 from nbench.prompt_readers import RawRow, RawSet, check_keys, make_row, set_fields
+from nbench.resources import cache_folder
 
 _KEYS = ("name", "description", "source", "licence", "count", "hash", "dataset", "columns")
 
@@ -124,7 +125,7 @@ def _download(url: str, name: str) -> Path:
 
     `datasets` could read an https address itself, but only with aiohttp installed, and not offline.
     """
-    cache = Path(os.environ.get("NBENCH_CACHE") or Path.home() / ".cache" / "nbench") / "prompts"
+    cache = cache_folder("prompts")
     target = cache / f"{hashlib.sha256(url.encode()).hexdigest()[:16]}-{url.rsplit('/', 1)[-1]}"
     if target.is_file():
         return target

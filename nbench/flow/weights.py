@@ -6,9 +6,11 @@ had before anything is loaded, and two folders of the same files are the same ch
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import hashlib
 import json
+import os
 import re
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -16,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from nbench.errors import CheckpointError
+from nbench.resources import cache_folder
 
 #: where bundled checkpoints lie
 POCKET_WEIGHTS = Path(__file__).parent.parent / "pocket" / "weights"
@@ -26,6 +29,8 @@ _WEIGHT_FILE = re.compile(r"(?:diffusion_pytorch_)?model(?:\.(?P<variant>\w+))?(
 _INDEX_FILE = re.compile(r"(?:diffusion_pytorch_)?model\.safetensors\.index(?:\.\w+)?\.json")
 _SIDE_FILES = frozenset({".json", ".txt", ".model", ".jinja"})
 _BLOB = re.compile(r"[0-9a-f]{64}")
+#: hashing this many bytes takes long enough to be worth a note
+_LARGE_FILE = 64 * 2**20
 _digests: dict[tuple[str, int, int], str] = {}
 
 
@@ -98,7 +103,7 @@ def combined_hash(base_hash: str, lora_hash: str | None, scale: float) -> str:
 
 
 def file_digest(path: Path) -> str:
-    """sha256, hex, of a file; remembered in this process by (path, size, mtime).
+    """sha256, hex, of a file; remembered by (path, size, mtime), that of a large file also between processes.
 
     A file of the hub's cache is a link to a blob that is named by its sha256: the name is taken.
     """
@@ -108,9 +113,32 @@ def file_digest(path: Path) -> str:
     status = target.stat()
     key = (str(target), status.st_size, status.st_mtime_ns)
     if key not in _digests:
-        with target.open("rb") as stream:
-            _digests[key] = hashlib.file_digest(stream, "sha256").hexdigest()
+        note = cache_folder("digests") / hash_json(list(key)) if status.st_size >= _LARGE_FILE else None
+        digest = None if note is None else _read_digest(note)
+        if digest is None:
+            with target.open("rb") as stream:
+                digest = hashlib.file_digest(stream, "sha256").hexdigest()
+            if note is not None:
+                _write_digest(note, digest)
+        _digests[key] = digest
     return _digests[key]
+
+
+def _read_digest(note: Path) -> str | None:
+    try:
+        text = note.read_text(encoding="ascii")
+    except (OSError, ValueError):
+        return None
+    return text if _BLOB.fullmatch(text) else None
+
+
+def _write_digest(note: Path, digest: str) -> None:
+    """Keep a digest, where the cache can be written; it is only a short cut."""
+    with contextlib.suppress(OSError):
+        note.parent.mkdir(parents=True, exist_ok=True)
+        partial = note.with_name(f"{note.name}.{os.getpid()}")
+        partial.write_text(digest, encoding="ascii")
+        partial.replace(note)
 
 
 def looks_like_path(text: str) -> bool:

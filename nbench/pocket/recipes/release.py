@@ -29,27 +29,35 @@ _SUMMARIES = {
 }
 
 
-def _log(folder: Path) -> str:
-    """Steps and time of one training, from its log."""
-    lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
-    return f"{lines[-1]['step'] + 1:,} steps, {lines[-1]['seconds'] / 60:.0f} minutes"
+def _log(folder: Path) -> tuple[int, float]:
+    """Steps and minutes of one training, from its log."""
+    last = json.loads((folder / "log.jsonl").read_text().splitlines()[-1])
+    return last["step"] + 1, last["seconds"] / 60
 
 
-def card(family: str, work: Path, parameters: int, figures: dict[str, Any]) -> str:
+def card(family: str, work: Path, parameters: int, figures: dict[str, Any], note: str) -> str:
     """README.md of the weights folder."""
     name = f"pocket-{family}"
-    vae, decoder, distilled = work / "vae", work / "vae-decoder", work / f"flow-{family}-distilled"
     recipe = "python -m nbench.pocket.recipes"
-    commands = [f"{recipe}.vae --work WORK"]
-    spent = [f"Steps of the autoencoder: {_log(vae)}"]
-    if decoder.exists():
-        commands.append(f"{recipe}.vae --work WORK --decoder-only WORK/vae/export --steps 800 --batch 24 --seed 5")
-        spent.append(f"Steps of its decoder alone: {_log(decoder)}")
-    extra = " --distill-steps N" if distilled.exists() else ""
-    commands.append(f"{recipe}.flow --family {family} --work WORK --vae WORK/vae/export --steps N{extra} --compile")
-    spent.append(f"Steps of flow matching: {_log(work / f'flow-{family}')}, batches of 192")
-    if distilled.exists():
-        spent.append(f"Steps of guidance distillation: {_log(distilled)}, batches of 192")
+    trainings = {
+        "the autoencoder": ("vae", f"{recipe}.vae --work WORK --steps {{}}"),
+        "its decoder alone": (
+            "vae-decoder",
+            f"{recipe}.vae --work WORK --decoder-only WORK/vae/export --steps {{}} --batch 24 --lr 5e-4 "
+            "--muon-lr 0.015 --seed 5",
+        ),
+        "flow matching": (
+            f"flow-{family}",
+            f"{recipe}.flow --family {family} --work WORK --vae WORK/vae/export --compile --steps {{}}",
+        ),
+        "guidance distillation": (f"flow-{family}-distilled", "(the same, with) --distill-steps {}"),
+    }
+    commands, spent = [], []
+    for what, (folder, command) in trainings.items():
+        if (work / folder).exists():
+            steps, minutes = _log(work / folder)
+            commands.append(command.format(steps))
+            spent.append(f"- Steps of {what}: {steps:,} in {minutes:.0f} minutes.")
     commands.append(f"{recipe}.release {family} --work WORK --out nbench/pocket/weights/{name}")
     following = figures["following"]
     facts = list(figures["chance"])
@@ -58,19 +66,19 @@ def card(family: str, work: Path, parameters: int, figures: dict[str, Any]) -> s
     ]
     chance = "| chance | " + " | ".join(f"{figures['chance'][fact]:.3f}" for fact in facts) + " |"
     distance = figures["mean_pixel_distance"]
-    steps_lines = "\n".join(f"- {line}." for line in spent)
     return f"""# {name}
 
-{_SUMMARIES[family]} It exists so that a first run, the tests and the bundled studies use the code that full-size
-checkpoints use; it is no measure of them.
+{_SUMMARIES[family]}
+It exists so that a first run, the tests and the bundled studies use the code that full-size checkpoints use; it is no
+measure of them.
 
 - Data: scenes composed by `nbench.pocket.recipes.data` from emoji pictures (MIT licence): 124 concepts, two styles, ten
   backgrounds, one to three copies. Captions name a random subset of a scene's facts.
 - Licence of the weights: MIT, as the pictures.
 - Parameters: {parameters:,} without the autoencoder, stored in fp16, computed in fp32.
-{steps_lines}
+{chr(10).join(spent)}
 
-One CPU thread each, several jobs at a time on a 2-core machine, so times are upper bounds. N are the step counts above.
+One CPU thread each, several jobs at a time on a 2-core machine, so times are upper bounds. {note}
 
     {(chr(10) + "    ").join(commands)}
 
@@ -102,6 +110,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--sheets", type=Path, help="where unselected sheets go; default: WORK/sheets-FAMILY")
+    parser.add_argument("--note", default="", help="a sentence for the card on how the training went")
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
@@ -119,7 +128,7 @@ def main() -> None:
     figures = measure(str(args.out), work=args.work, sheets=sheets, threads=args.threads)
     (args.out / "figures.json").write_text(json.dumps(figures, indent=2) + "\n")
     parameters = sum(p.numel() for p in family.parameters())
-    (args.out / "README.md").write_text(card(args.family, args.work, parameters, figures))
+    (args.out / "README.md").write_text(card(args.family, args.work, parameters, figures, args.note))
     print(json.dumps(figures, indent=2))
 
 
