@@ -143,8 +143,13 @@ def _run(suite: Suite, store: Store, *, retry_failed: bool) -> None:
     click.echo(f"Pictures: {made}{lost}. Scores given: {result.scored}. {result.seconds:.1f} s.")
     if result.failed or result.score_failures:
         click.echo("Failures are left out of every mean, not counted as zero; --retry-failed tries them again.")
-    click.echo(f"Run: {result.folder.path}")
-    click.echo(f"Contact sheet: {sheet}")
+    click.echo(f"Run: {_from_here(result.folder.path)}")
+    click.echo(f"Contact sheet: {_from_here(sheet)}")
+
+
+def _from_here(path: Path) -> Path:
+    """The path as the user would type it: relative where it lies below the current folder."""
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
 def wide_console() -> Console:

@@ -23,6 +23,7 @@ def test_a_base_is_a_standard_pipeline_folder_in_safetensors_with_a_card(name: s
     index = json.loads((folder / "model_index.json").read_text())
     assert index["_class_name"] == {"pocket-sd3": "StableDiffusion3Pipeline", "pocket-flux": "FluxPipeline"}[name]
     assert not [path for path in folder.rglob("*") if path.suffix in (".bin", ".pt", ".ckpt", ".pkl")]
+    assert not [path for path in folder.glob("*/config.json") if "_name_or_path" in json.loads(path.read_text())]
     card = (folder / "README.md").read_text()
     for word in ("MIT", "python -m nbench.pocket.recipes.flow", "Steps", "figure"):
         assert word in card

@@ -83,6 +83,10 @@ def test_a_saved_base_gives_the_velocity_that_was_trained(name: str, tmp_path: P
         loaded = model.velocity(x, torch.tensor(0.3), cond, guidance=1.0)
     assert trained.std() > 0.1
     torch.testing.assert_close(loaded, trained, rtol=1e-4, atol=1e-5)
+    again = build_family(name, tmp_path / "tokenizers").eval()
+    again.load_pipeline(tmp_path / "base")  # what --init does
+    wanted = half.state_dict()
+    assert all(torch.equal(value, wanted[name]) for name, value in again.state_dict().items())
 
 
 def test_whitening_makes_latents_white_and_changes_no_reconstruction() -> None:

@@ -123,11 +123,21 @@ class Family(nn.Module):
         """The diffusers pipeline of these modules."""
         raise NotImplementedError
 
+    def load_pipeline(self, folder: Path) -> None:
+        """Take over the weights of a base that `save_pipeline` wrote."""
+        for name, module in self.named_children():
+            saved = type(module).from_pretrained(folder / name, torch_dtype=torch.float32)  # type: ignore[attr-defined]
+            module.load_state_dict(saved.state_dict())
+
     def save_pipeline(self, folder: Path, vae: AutoencoderKL) -> None:
         """Write the standard folder layout in fp16 safetensors, and `nbench.json` with the settings to use it at."""
         pipeline = self.pipeline(vae)
         halves = {name: module.half() for name, module in _copies(pipeline).items()}
         type(pipeline)(**{**pipeline.components, **halves}).save_pretrained(folder, safe_serialization=True)
+        for path in folder.glob("*/config.json"):  # where a part was loaded from is nobody's business
+            config = json.loads(path.read_text())
+            if config.pop("_name_or_path", None) is not None:
+                path.write_text(json.dumps(config, indent=2) + "\n")
         (folder / "nbench.json").write_text(json.dumps(self.settings, indent=2) + "\n")
 
 

@@ -69,6 +69,7 @@ def main() -> None:
     parser.add_argument("--family", choices=("sd3", "flux"), required=True)
     parser.add_argument("--work", type=Path, required=True, help="folder of source packages and training state")
     parser.add_argument("--vae", type=Path, required=True, help="exported pocket autoencoder")
+    parser.add_argument("--init", type=Path, help="start from this released base, not from scratch")
     parser.add_argument("--steps", type=int, default=3600)
     parser.add_argument("--distill-steps", type=int, default=0)
     parser.add_argument("--batch", type=int, default=192)
@@ -85,6 +86,8 @@ def main() -> None:
     torch.manual_seed(args.seed)
     latents, scenes = build_pool(args.work, args.vae, args.pool, seed=1)
     family = build_family(args.family, args.work / "tokenizers").to(args.device)
+    if args.init:
+        family.load_pipeline(args.init)
     out = args.work / f"flow-{args.family}"
     ema: Ema[Family] = Ema(family, 0.998)
     if args.compile:

@@ -50,7 +50,7 @@ def card(family: str, work: Path, parameters: int, figures: dict[str, Any], note
             f"flow-{family}",
             f"{recipe}.flow --family {family} --work WORK --vae WORK/vae/export --compile --steps {{}}",
         ),
-        "guidance distillation": (f"flow-{family}-distilled", "(the same, with) --distill-steps {}"),
+        "guidance distillation": (f"flow-{family}-distilled", "# then the same with --distill-steps {}"),
     }
     commands, spent = [], []
     for what, (folder, command) in trainings.items():
