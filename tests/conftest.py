@@ -14,8 +14,13 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 import nbench.testing  # before diffusers: nbench makes torchvision importable beside a CPU build of torch
+
+# Tensors are slow on their first use, and a run of the tests must be repeatable.
+settings.register_profile("nbench", deadline=None, derandomize=True)
+settings.load_profile("nbench")
 
 
 @pytest.fixture(scope="session", autouse=True)
