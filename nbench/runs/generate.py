@@ -193,7 +193,7 @@ class GenerationStage:
                 width=self.resolved.width,
             )
             failures = _failures(generation.norms, generation.finite, steps)
-            pixels = _pixels(generation.images)
+            pixels = to_pixels(generation.images)
             seconds = (time.perf_counter() - started) / len(cells)
             made.append(_Column(steps, cells, pixels, generation.norms, None, failures, seconds))
         self._commit(checkpoint, batch, made)
@@ -244,7 +244,7 @@ class GenerationStage:
         for i, sound in enumerate(decoded.isfinite().flatten(1).all(1).tolist()):
             if not sound and failures[i] is None:
                 failures[i] = "the decoded picture is not finite"
-        return _pixels(decoded), time.perf_counter() - started
+        return to_pixels(decoded), time.perf_counter() - started
 
 
 def _sections(resolved: Resolved, batches: Sequence[Batch]) -> Iterator[list[Batch]]:
@@ -269,7 +269,7 @@ def _guidance(checkpoint: ResolvedCheckpoint) -> float:
     return checkpoint.guidance
 
 
-def _pixels(images: torch.Tensor) -> Any:
+def to_pixels(images: torch.Tensor) -> Any:
     """uint8 [B, H, W, 3] of float images [B, 3, H, W] in [0, 1], rounded as diffusers does."""
     import torch
 

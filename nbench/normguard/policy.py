@@ -1,0 +1,285 @@
+"""The model in training and everything it is compared with, over one transformer: policy, old, anchor, ema, reference.
+
+With LoRA each role is a named adapter and the reference is the base with adapters off, so no role costs a second copy
+of the weights. With full fine-tuning each role is a frozen copy of the transformer.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from torch import Tensor
+
+from nbench.errors import UsageError
+from nbench.flow.model import Conditioning, SigmaGrid
+from nbench.normguard.config import ModelConfig
+
+if TYPE_CHECKING:
+    from nbench.flow.family import DiffusersFlowModel
+
+#: policy: trained. old: samples NFT's rollouts, or holds AWM's weights of an epoch's start. anchor: AWM's slow
+#: average. ema: evaluated and saved. reference: the frozen base.
+Role = Literal["policy", "old", "anchor", "ema", "reference"]
+
+_ATTENTION = (
+    *("attn.to_q", "attn.to_k", "attn.to_v", "attn.to_out.0"),
+    *("attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj", "attn.to_add_out"),
+)
+_FEED_FORWARD = ("ff.net.0.proj", "ff.net.2", "ff_context.net.0.proj", "ff_context.net.2")
+
+#: family -> (rank, alpha, targets) of the public training codes: yifan123/flow_grpo (SD3.5-M, FLUX.1-dev)
+LORA_DEFAULTS: Mapping[str, tuple[int, float, tuple[str, ...]]] = {
+    "sd3": (32, 64.0, _ATTENTION),
+    "flux": (64, 128.0, _ATTENTION + _FEED_FORWARD),
+}
+
+
+class RoleView:
+    """A role as a `FlowModel`: the shared model with that role's weights in.
+
+    Text, noise and decoding are the same for all roles.
+    """
+
+    def __init__(self, policy: Policy, role: Role) -> None:
+        self.policy = policy
+        self.role: Role = role
+        model = policy.model
+        self.model = model
+        self.family = model.family
+        self.device = model.device
+        self.dtype = model.dtype
+        self.default_guidance = model.default_guidance
+        self.resolution = model.resolution
+        self.size_multiple = model.size_multiple
+        self.weights_hash = model.base_hash
+
+    def velocity(self, x: Tensor, sigma: Tensor, cond: Conditioning, *, guidance: float) -> Tensor:
+        """The role's guided velocity; differentiable for the policy."""
+        with self.policy.use(self.role):
+            return self.model.velocity(x, sigma, cond, guidance=guidance)
+
+    def encode(self, prompts: Sequence[str], *, guidance: float, negative: str = "") -> Conditioning:
+        """As the model."""
+        return self.model.encode(prompts, guidance=guidance, negative=negative)
+
+    def sigmas(self, steps: int, *, grid: SigmaGrid = "diffusers", height: int, width: int) -> Tensor:
+        """As the model."""
+        return self.model.sigmas(steps, grid=grid, height=height, width=width)
+
+    def latent_shape(self, height: int, width: int) -> tuple[int, int, int]:
+        """As the model."""
+        return self.model.latent_shape(height, width)
+
+    def noise(self, seeds: Sequence[int], *, height: int, width: int) -> Tensor:
+        """As the model."""
+        return self.model.noise(seeds, height=height, width=width)
+
+    def decode(self, x: Tensor) -> Tensor:
+        """As the model."""
+        return self.model.decode(x)
+
+
+class Policy:
+    """Puts trainable weights into a loaded base and switches between roles.
+
+    Outside `use` the policy's weights are in, so that a backward pass with gradient checkpointing recomputes with them.
+
+    Attributes:
+        model: the loaded base.
+        roles: those that have weights of their own, "policy" first.
+        tuning: "lora" or "full".
+    """
+
+    def __init__(self, model: DiffusersFlowModel, config: ModelConfig, roles: Sequence[Role], *, seed: int) -> None:
+        """Add the roles' weights; all start as the policy, which starts as the base.
+
+        Args:
+            model: a base without a LoRA.
+            config: how to tune it.
+            roles: besides the policy and the reference.
+            seed: of the adapters' random half.
+
+        Raises:
+            UsageError: the LoRA's targets match no layer, or the family has no defaults for them.
+        """
+        self.model = model
+        self.tuning = config.tuning
+        self.roles: tuple[Role, ...] = ("policy", *roles)
+        model.transformer.requires_grad_(False)
+        if self.tuning == "lora":
+            self._scale = self._add_adapters(config, seed)
+        else:
+            self._copies: dict[Role, torch.nn.Module] = {
+                role: copy.deepcopy(model.transformer) for role in ("reference", *roles)
+            }
+            model.transformer.requires_grad_(True)
+        if config.gradient_checkpointing:
+            model.transformer.enable_gradient_checkpointing()
+        self.check()
+
+    def _add_adapters(self, config: ModelConfig, seed: int) -> float:
+        from peft import LoraConfig as PeftLora
+        from peft.tuners.tuners_utils import BaseTunerLayer
+
+        model = self.model
+        rank, alpha, targets = config.lora.rank, config.lora.alpha, config.lora.targets
+        known = LORA_DEFAULTS.get(model.family)
+        if known is None and (rank is None or targets is None):
+            raise UsageError(f"family {model.family!r} has no LoRA defaults: give model.lora.rank, alpha and targets.")
+        if known is not None:
+            rank, targets = rank or known[0], targets or known[2]
+            alpha = alpha or (known[1] if rank == known[0] else 2.0 * rank)
+        assert rank is not None and targets is not None
+        settings = PeftLora(
+            r=rank, lora_alpha=alpha or rank, target_modules=list(targets), init_lora_weights="gaussian"
+        )
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            for role in self.roles:
+                try:
+                    model.transformer.add_adapter(settings, adapter_name=role)
+                except ValueError as error:
+                    raise UsageError(
+                        f"model.lora.targets {list(targets)} match no layer of this {type(model.transformer).__name__}."
+                    ) from error
+        self._layers = [module for module in model.transformer.modules() if isinstance(module, BaseTunerLayer)]
+        self._names = {
+            id(module): name for name, module in model.transformer.named_modules() if isinstance(module, BaseTunerLayer)
+        }
+        model.transformer.requires_grad_(False)
+        for role in self.roles:
+            for tensor in self.tensors(role).values():
+                tensor.data = tensor.data.float()
+                tensor.requires_grad_(role == "policy")
+        for role in self.roles[1:]:
+            self.blend(role, 0.0)
+        self._activate("policy")
+        model.transformer.eval()
+        return float(settings.lora_alpha) / rank
+
+    def view(self, role: Role) -> RoleView:
+        """The role as a `FlowModel`."""
+        return RoleView(self, role)
+
+    @contextmanager
+    def use(self, role: Role) -> Iterator[None]:
+        """Inside, the model has the role's weights.
+
+        Only flags of the adapter layers are flipped: peft's own switch also resets which parameters get gradients.
+        """
+        self._activate(role)
+        try:
+            yield
+        finally:
+            self._activate("policy")
+
+    def _activate(self, role: Role) -> None:
+        if self.tuning == "full":
+            self.model.transformer = self.model.pipeline.transformer if role == "policy" else self._copies[role]
+            return
+        for layer in self._layers:
+            layer._disable_adapters = role == "reference"
+            if role != "reference":
+                layer._active_adapter = [role]
+
+    def tensors(self, role: Role) -> dict[str, torch.nn.Parameter]:
+        """The role's own weights by name, the same names for every role; of LoRAs "<layer>.lora_A" and "...lora_B"."""
+        if self.tuning == "full":
+            module = self.model.pipeline.transformer if role == "policy" else self._copies[role]
+            return dict(module.named_parameters())
+        found = {}
+        for layer in self._layers:
+            name = self._names[id(layer)]
+            found[f"{name}.lora_A"] = layer.lora_A[role].weight
+            found[f"{name}.lora_B"] = layer.lora_B[role].weight
+        return found
+
+    @torch.no_grad()
+    def blend(self, role: Role, decay: float) -> None:
+        """theta_role <- decay theta_role + (1 - decay) theta_policy; decay 0 copies."""
+        source = self.tensors("policy")
+        for name, tensor in self.tensors(role).items():
+            if decay == 0:
+                tensor.copy_(source[name])
+            else:
+                tensor.mul_(decay).add_(source[name], alpha=1 - decay)
+
+    @torch.no_grad()
+    def load(self, role: Role, state: Mapping[str, Tensor]) -> None:
+        """Put saved weights into a role; `state` as `tensors` names them.
+
+        Raises:
+            UsageError: names or shapes differ.
+        """
+        tensors = self.tensors(role)
+        if state.keys() != tensors.keys() or any(state[name].shape != tensors[name].shape for name in tensors):
+            raise UsageError(f"the saved weights of {role!r} do not fit this model: was its LoRA changed?")
+        for name, tensor in tensors.items():
+            tensor.copy_(state[name])
+
+    @contextmanager
+    def in_model_dtype(self) -> Iterator[None]:
+        """Inside, adapters have the dtype that they take on once they are saved and loaded; not for training."""
+        if self.tuning == "full" or self.model.dtype == torch.float32:
+            yield
+            return
+        kept = {role: {name: t.data for name, t in self.tensors(role).items()} for role in self.roles}
+        for role in self.roles:
+            for tensor in self.tensors(role).values():
+                tensor.data = tensor.data.to(self.model.dtype)
+        try:
+            yield
+        finally:
+            for role, tensors in kept.items():
+                for name, tensor in self.tensors(role).items():
+                    tensor.data = tensors[name]
+
+    def check(self) -> None:
+        """Assert that exactly the policy's weights get gradients; cheap, called once per epoch."""
+        trained = {id(tensor) for tensor in self.tensors("policy").values()}
+        found = {id(p) for p in self.model.pipeline.transformer.parameters() if p.requires_grad}
+        assert found == trained, f"{len(found)} parameters get gradients, {len(trained)} are the policy's"
+
+    def save(self, role: Role, folder: Path) -> Path:
+        """Write a role as `nbench run` and plain diffusers load it: a LoRA file, or a whole pipeline for full tuning.
+
+        The LoRA's alpha / rank is multiplied into its B matrices, so that readers which know no alpha get it right.
+
+        Returns:
+            What `--checkpoint NAME=BASE+...` (LoRA) or `NAME=...` (full) takes.
+        """
+        folder.mkdir(parents=True, exist_ok=True)
+        if self.tuning == "full":
+            return self._save_full(role, folder)
+        state: dict[str, Tensor] = {}
+        for name, tensor in self.tensors(role).items():
+            value = tensor.detach().float().cpu().clone()
+            state[f"{name}.weight"] = value * self._scale if name.endswith("lora_B") else value
+        type(self.model.pipeline).save_lora_weights(folder, transformer_lora_layers=state, safe_serialization=True)
+        return folder / "pytorch_lora_weights.safetensors"
+
+    def _save_full(self, role: Role, folder: Path) -> Path:
+        model, pipeline = self.model, self.model.pipeline
+        kept = pipeline.transformer
+        pipeline.transformer = kept if role == "policy" else self._copies[role]
+        try:
+            pipeline.save_pretrained(folder, safe_serialization=True)
+        finally:
+            pipeline.transformer = kept
+        for path in folder.rglob("*.json"):  # configs name the folder that they were loaded from
+            content = json.loads(path.read_text(encoding="utf-8"))
+            if isinstance(content, dict) and content.pop("_name_or_path", None) is not None:
+                path.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        defaults = {
+            "guidance": model.default_guidance,
+            "max_sequence_length": model.max_sequence_length,
+            "resolution": list(model.resolution),
+        }
+        (folder / "nbench.json").write_text(json.dumps(defaults, indent=2) + "\n", encoding="utf-8")
+        return folder
