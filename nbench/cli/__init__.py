@@ -27,6 +27,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "run": ("nbench.cli.run", "Generate pictures from checkpoints at several step counts and score them."),
     "show": ("nbench.cli.show", "Print the table, coverage, failures and card of a run."),
     "export": ("nbench.cli.export", "Write a run's tables as parquet, csv or a Hugging Face data set."),
+    "train": ("nbench.cli.train", "Fine-tune a checkpoint by NFT, AWM, DPO or Flow-GRPO, with guards."),
+    "analyze": ("nbench.cli.analyze", "Analyse velocities of fine-tuned checkpoints against their base."),
     "prompts": ("nbench.cli.prompts", "List prompt sets, or show the prompts of one."),
     "scorers": ("nbench.cli.scorers", "List, describe and check scorers."),
     "doctor": ("nbench.cli.doctor", "Say what this machine can run."),
