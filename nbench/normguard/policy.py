@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import json
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -84,6 +85,14 @@ class RoleView:
         """As the model."""
         return self.model.decode(x)
 
+    def offload_text_encoders(self) -> None:
+        """As the model."""
+        self.model.offload_text_encoders()
+
+    def offload_text_encoders(self) -> None:
+        """As the model."""
+        self.model.offload_text_encoders()
+
 
 class Policy:
     """Puts trainable weights into a loaded base and switches between roles.
@@ -143,7 +152,9 @@ class Policy:
             torch.manual_seed(seed)
             for role in self.roles:
                 try:
-                    model.transformer.add_adapter(settings, adapter_name=role)
+                    with warnings.catch_warnings():  # peft warns of a second adapter, which is meant here
+                        warnings.simplefilter("ignore", UserWarning)
+                        model.transformer.add_adapter(settings, adapter_name=role)
                 except ValueError as error:
                     raise UsageError(
                         f"model.lora.targets {list(targets)} match no layer of this {type(model.transformer).__name__}."

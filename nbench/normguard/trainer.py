@@ -304,9 +304,9 @@ class Trainer:
         torch.manual_seed(self.config.seed + 1_000_003 * self.epoch)  # only a LoRA's dropout draws from it
         self.policy.check()
         tally = Tally()
-        epoch, facts = self._rollout()
+        epoch, facts = self.collect()
         self.method.before_updates(self.policy)
-        learned = self._updates(epoch, tally)
+        learned = self.updates(epoch, tally)
         self.method.after_epoch(self.policy, self.step)
         self.epoch += 1
         self._empty = 0 if learned["updates"] else self._empty + 1
@@ -329,7 +329,7 @@ class Trainer:
             "samples_per_second": facts["samples"] / seconds,
         }
 
-    def _rollout(self) -> tuple[Epoch, dict[str, Any]]:
+    def collect(self) -> tuple[Epoch, dict[str, Any]]:
         """This process's pictures with their rewards and advantages, and what the log says of all processes'."""
         config, rank, world = self.config, self.accelerator.process_index, self.accelerator.num_processes
         chosen = self.prompts.of_epoch(self.epoch, config.rollout.prompts, config.seed)
@@ -424,7 +424,7 @@ class Trainer:
 
     # Updates.
 
-    def _updates(self, epoch: Epoch, tally: Tally) -> dict[str, Any]:
+    def updates(self, epoch: Epoch, tally: Tally) -> dict[str, Any]:
         """All optimiser steps of an epoch."""
         config = self.config
         units = self.method.units(epoch)
