@@ -15,7 +15,7 @@ help:
 	@echo "make test       set up, run all tests that need no GPU and no network"
 	@echo "make check      ruff, mypy --strict, fast tests"
 	@echo "make test-slow  tests marked slow;  make test-gpu  tests that need a CUDA device"
-	@echo "make bench      generation speed against plain diffusers"
+	@echo "make bench      generation speed against plain diffusers, and training speed"
 
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -46,6 +46,7 @@ format: $(STAMP)
 
 bench: $(STAMP)
 	OMP_NUM_THREADS=2 $(BIN)/python benchmarks/generate.py
+	OMP_NUM_THREADS=2 $(BIN)/python benchmarks/train.py
 
 clean:
 	rm -rf $(VENV) nbench-store .pytest_cache .mypy_cache .ruff_cache

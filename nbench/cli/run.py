@@ -93,13 +93,18 @@ def _overrides(flags: dict[str, Any], checkpoints: tuple[str, ...]) -> dict[str,
     if checkpoints:
         given["checkpoints"] = list(checkpoints)
     if "size" in given:
-        given["height"], given["width"] = _size(given.pop("size"))
+        given["height"], given["width"] = size_of(given.pop("size"))
     if "rescale" in given:
         given["rescale"] = _rescale(given["rescale"])
     return given
 
 
-def _size(text: str) -> tuple[int, int]:
+def size_of(text: str) -> tuple[int, int]:
+    """(height, width) of HEIGHTxWIDTH, or of one number for a square.
+
+    Raises:
+        UsageError: it is neither.
+    """
     height, cross, width = text.lower().partition("x")
     try:
         return int(height), int(width if cross else height)

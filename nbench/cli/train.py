@@ -24,6 +24,11 @@ from nbench.errors import UsageError
     metavar="KEY=VALUE",
     help="Replace a value of the config, such as optim.learning_rate=1e-4 or guards.0.weight=0.1; repeat for more.",
 )
+@click.option(
+    "--guard",
+    metavar="NAME[=WEIGHT]",
+    help="Add a norm guard (norm_hinge, symmetric_norm, old_policy_hinge); without WEIGHT it is calibrated.",
+)
 @click.option("--epochs", type=int, metavar="N", help="Short for --set optim.epochs=N; more epochs go on.")
 @click.option("--list", "listing", is_flag=True, help="List the bundled configs and stop.")
 @click.option("--show", is_flag=True, help="Print the whole config with all defaults and stop; nothing is loaded.")
@@ -31,6 +36,7 @@ def train(
     config: str | None,
     out: Path | None,
     settings: tuple[str, ...],
+    guard: str | None,
     epochs: int | None,
     listing: bool,
     show: bool,
@@ -47,14 +53,27 @@ def train(
         raise UsageError("there is no config: give a YAML file or a bundled name, which `nbench train --list` shows.")
     from nbench.normguard.config import read_config
 
-    chosen = read_config(config, _overrides(settings, epochs))
+    chosen = read_config(config, overrides(settings, epochs))
+    if guard is not None:
+        from nbench.normguard.config import with_guard
+
+        name, equals, weight = guard.partition("=")
+        try:
+            chosen = with_guard(chosen, name, float(weight) if equals else None)
+        except ValueError:
+            raise UsageError(f"--guard {guard!r} is not NAME or NAME=WEIGHT: write, for example, norm_hinge.") from None
     if show:
         click.echo(chosen.to_yaml(), nl=False)
         return
     _train(chosen, out or Path("nbench-train") / chosen.name)
 
 
-def _overrides(settings: tuple[str, ...], epochs: int | None) -> dict[str, Any]:
+def overrides(settings: tuple[str, ...], epochs: int | None) -> dict[str, Any]:
+    """`--set` and `--epochs` as `read_config` takes them.
+
+    Raises:
+        UsageError: a setting is not KEY=VALUE.
+    """
     found: dict[str, Any] = {}
     for setting in settings:
         key, equals, value = setting.partition("=")

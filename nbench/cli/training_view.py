@@ -26,10 +26,11 @@ class TrainingView:
     def __init__(self, console: Console, config: TrainConfig) -> None:
         self._console = console
         self._config = config
-        self._live = Live(console=console, get_renderable=self._draw, refresh_per_second=4, transient=True)
         self._records: list[Mapping[str, Any]] = []
         self._phase, self._done, self._total = "loading", 0, 1
         self._first = 0
+        # Last, since it draws at once.
+        self._live = Live(console=console, get_renderable=self._draw, refresh_per_second=4, transient=True)
 
     def __enter__(self) -> TrainingView:
         if self._console.is_terminal:

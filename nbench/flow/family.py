@@ -24,7 +24,9 @@ if TYPE_CHECKING:
 
 
 class DiffusersFlowModel(ABC):
-    """A `FlowModel` over a diffusers pipeline. `velocity` is differentiable; everything else runs without gradients.
+    """A `FlowModel` over a diffusers pipeline.
+
+    `velocity` and `decode_with_gradient` are differentiable; everything else runs without gradients.
 
     A picture depends on what else is in its batch by float rounding only: in float32 on a CPU, pixels in [0, 1] of
     a picture made alone and in a batch of 8 differ by at most 1.4e-6 (tests/flow/test_family.py).
@@ -140,10 +142,14 @@ class DiffusersFlowModel(ABC):
     @torch.no_grad()
     def decode(self, x: torch.Tensor) -> torch.Tensor:
         """Pictures of clean latents x [B, C, h, w]: float32 [B, 3, H, W] in [0, 1], on the CPU."""
+        return self.decode_with_gradient(x).to(device="cpu")
+
+    def decode_with_gradient(self, x: torch.Tensor) -> torch.Tensor:
+        """As `decode`, bit for bit, but on the model's device and differentiable in x."""
         vae = self.pipeline.vae
         latents = (x / vae.config.scaling_factor) + vae.config.shift_factor
         images = self.pipeline.image_processor.postprocess(vae.decode(latents, return_dict=False)[0], output_type="pt")
-        pictures: torch.Tensor = images.to(device="cpu", dtype=torch.float32)
+        pictures: torch.Tensor = images.to(dtype=torch.float32)
         return pictures
 
     def timestep(self, sigma: torch.Tensor, rows: int) -> torch.Tensor:
@@ -277,6 +283,10 @@ class ReferenceView:
     def decode(self, x: torch.Tensor) -> torch.Tensor:
         """As the model."""
         return self.model.decode(x)
+
+    def decode_with_gradient(self, x: torch.Tensor) -> torch.Tensor:
+        """As the model."""
+        return self.model.decode_with_gradient(x)
 
 
 def _join(chunks: Sequence[Mapping[str, torch.Tensor]]) -> dict[str, torch.Tensor]:

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nbench.errors import CardMismatchError, RunLockedError, UsageError
+from nbench.errors import CardMismatchError, CheckpointError, RunLockedError, UsageError
 from nbench.normguard.config import TrainConfig, make_config
 from nbench.runs.files import TEMPORARY, store_errors, sync_folder, write_atomic
 
@@ -29,7 +29,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 #: settings that a resumed training may change: they do not touch what was trained
-_FREE = ("optim.epochs", "evaluate", "checkpoint_every", "tensorboard", "model.device", "name")
+_FREE = (
+    *("optim.epochs", "checkpoint_every", "tensorboard", "model.device", "name"),
+    *(f"evaluate.{key}" for key in ("every", "steps", "seeds", "scorers", "batch_size", "ema")),
+)
 
 
 @dataclass(frozen=True)
@@ -113,18 +116,35 @@ class TrainingFolder:
 
     def steps(self) -> list[Path]:
         """Whole checkpoints, oldest first."""
-        return sorted(path.parent for path in self.checkpoints.glob("epoch-*/state.json"))
+        found = (path.parent for path in self.checkpoints.glob("epoch-*/state.json"))
+        return sorted(found, key=lambda path: (len(path.name), path.name))  # epoch-10000 comes after epoch-9999
 
     def latest(self) -> State | None:
-        """The newest checkpoint's state."""
+        """The newest checkpoint's state, or None before the first.
+
+        Raises:
+            CheckpointError: it is damaged, or those that are left hold weights only.
+        """
+        from safetensors import SafetensorError
         from safetensors.torch import load_file
 
         found = self.steps()
         if not found:
+            left = sorted(path.name for path in self.checkpoints.glob("epoch-*"))
+            if left:
+                raise CheckpointError(
+                    f"{self.checkpoints} holds weights ({left[-1]}) but no state to go on from: use another --out."
+                )
             return None
-        content = json.loads((found[-1] / "state.json").read_text(encoding="utf-8"))
-        tensors = load_file(found[-1] / "state.safetensors")
-        return State(content["epoch"], content["step"], content["facts"], tensors)
+        try:
+            content = json.loads((found[-1] / "state.json").read_text(encoding="utf-8"))
+            tensors = load_file(found[-1] / "state.safetensors")
+            return State(content["epoch"], content["step"], content["facts"], tensors)
+        except (OSError, ValueError, KeyError, SafetensorError) as error:
+            raise CheckpointError(
+                f"checkpoint {found[-1]} is damaged ({' '.join(str(error).split())}): delete it, to go on from the one "
+                "before."
+            ) from error
 
     def save(self, state: State, export: Any) -> Path:
         """Write a checkpoint; older ones lose their optimiser state but keep their weights.
@@ -156,8 +176,8 @@ class TrainingFolder:
             building.replace(target)
             sync_folder(self.checkpoints)
             for old in self.steps()[:-2]:  # the one before the newest stays whole
+                (old / "state.json").unlink(missing_ok=True)  # first, since it says that the state is whole
                 (old / "state.safetensors").unlink(missing_ok=True)
-                (old / "state.json").unlink(missing_ok=True)
         return target
 
     def rewind(self, epoch: int) -> list[dict[str, Any]]:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -16,9 +16,13 @@ from nbench.flow.weights import BUNDLED
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _CONFIGS = Path(__file__).parent / "configs"
 
+#: how a hinge is calibrated when nothing is said; found on pocket-sd3, see docs/training.md
+DEFAULT_CALIBRATION = {"gradient_ratio": 0.2}
+
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
 Count = Annotated[int, Field(ge=1)]
+Share = Annotated[float, Field(ge=0, lt=1)]
 
 
 class _Part(BaseModel):
@@ -115,7 +119,7 @@ class AwmConfig(_Part):
     adv_clip: Positive = 5.0
     advantage_max: Positive = 1.0
     anchor_weight: NotNegative = 0.0
-    anchor_decay: Annotated[float, Field(ge=0, lt=1)] = 0.3
+    anchor_decay: Share = 0.3
 
 
 class DpoConfig(_Part):
@@ -136,9 +140,11 @@ class GrpoConfig(_Part):
 
     Attributes:
         sampler: "sde" or "cps" (Flow-GRPO-Fast).
-        eta: noise level.
+        eta: noise level; of "cps" at most 1.
         clip: of the ratio.
         skip_last: steps at the end of a trajectory that are not trained; SD3's last has almost no noise.
+        same_noise: start all pictures of a group from one noise, so that rewards differ by the steps' noise alone,
+            which is all that the log-probabilities know of (DanceGRPO's default, `same_latent` in flow_grpo).
     """
 
     name: Literal["grpo"] = "grpo"
@@ -146,6 +152,13 @@ class GrpoConfig(_Part):
     eta: Positive = 0.7
     clip: NotNegative = 1e-4
     skip_last: Annotated[int, Field(ge=0)] = 1
+    same_noise: bool = False
+
+    @model_validator(mode="after")
+    def _eta_of_cps(self) -> GrpoConfig:
+        if self.sampler == "cps" and self.eta > 1:
+            raise ValueError(f"eta is {self.eta}: sampler cps takes a noise level of at most 1")
+        return self
 
 
 MethodConfig = Annotated[NftConfig | AwmConfig | DpoConfig | GrpoConfig, Field(discriminator="name")]
@@ -217,6 +230,14 @@ class RatioNormConfig(_Part):
 GuardConfig = Annotated[
     NormGuardConfig | ReferenceKlConfig | StateKlConfig | RatioNormConfig, Field(discriminator="name")
 ]
+
+_METHODS: dict[str, type[_Part]] = {"nft": NftConfig, "awm": AwmConfig, "dpo": DpoConfig, "grpo": GrpoConfig}
+_GUARDS: dict[str, type[_Part]] = {
+    **dict.fromkeys(("norm_hinge", "symmetric_norm", "old_policy_hinge"), NormGuardConfig),
+    "reference_kl": ReferenceKlConfig,
+    "state_kl": StateKlConfig,
+    "ratio_norm": RatioNormConfig,
+}
 
 
 class RewardConfig(_Part):
@@ -311,8 +332,12 @@ class EmaConfig(_Part):
         every: optimiser steps between updates.
     """
 
-    decay: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    decay: Share = 0.9
     every: Count = 1
+
+
+def _no(value: object) -> object:
+    return "no" if value is False else value  # YAML reads a bare no as False
 
 
 class OptimConfig(_Part):
@@ -333,12 +358,12 @@ class OptimConfig(_Part):
     updates_per_epoch: Count = 1
     batch_size: Count
     learning_rate: Positive
-    betas: tuple[float, float] = (0.9, 0.999)
+    betas: tuple[Share, Share] = (0.9, 0.999)
     eps: Positive = 1e-8
     weight_decay: NotNegative = 1e-4
     warmup: Annotated[int, Field(ge=0)] = 0
     grad_clip: Positive = 1.0
-    mixed_precision: Literal["no", "bf16"] = "no"
+    mixed_precision: Annotated[Literal["no", "bf16"], BeforeValidator(_no)] = "no"
     ema: EmaConfig = EmaConfig()
 
 
@@ -501,13 +526,29 @@ def make_config(
         config = TrainConfig.model_validate(dict(content))
     except ValidationError as error:
         raise UsageError(_sentence(error, where)) from error
-    base, prompts = config.model.base, config.prompts.set
+    base, prompts, evaluated = config.model.base, config.prompts.set, config.evaluate.prompts
     return config.model_copy(
         update={
             "model": config.model.model_copy(update={"base": base if base in BUNDLED else _absolute(base, folder)}),
             "prompts": config.prompts.model_copy(update={"set": _absolute(prompts, folder, file=True)}),
+            "evaluate": config.evaluate.model_copy(
+                update={"prompts": None if evaluated is None else _absolute(evaluated, folder, file=True)}
+            ),
         }
     )
+
+
+def with_guard(config: TrainConfig, name: str, weight: float | None = None) -> TrainConfig:
+    """The config with one more norm guard, called NAME-GUARD: of a weight, or calibrated by `DEFAULT_CALIBRATION`.
+
+    Raises:
+        UsageError: the guard is unknown, is there already, or does not suit the method.
+    """
+    content = config.model_dump(mode="json")
+    chosen = {"weight": weight} if weight is not None else {"calibrate": DEFAULT_CALIBRATION}
+    content["guards"] = [*content["guards"], {"name": name, **chosen}]
+    content["name"] = f"{config.name}-{name}"
+    return make_config(content, where="--guard")
 
 
 def _absolute(text: str, folder: Path | None, *, file: bool = False) -> str:
@@ -527,7 +568,7 @@ def _override(content: dict[str, Any], key: str, value: Any) -> None:
             raise UsageError(f"the value of {key} is not YAML: {value!r}.") from error
     parts = key.split(".")
     place: Any = content
-    for part, following in zip(parts, [*parts[1:], None], strict=True):
+    for depth, (part, following) in enumerate(zip(parts, [*parts[1:], None], strict=True)):
         if isinstance(place, list):
             if not part.isdigit() or int(part) >= len(place):
                 raise UsageError(f"{key} does not exist: {part!r} is no index of a list of {len(place)}.")
@@ -535,7 +576,7 @@ def _override(content: dict[str, Any], key: str, value: Any) -> None:
         elif isinstance(place, dict):
             index = part
         else:
-            raise UsageError(f"{key} does not exist: there is nothing below {part!r}.")
+            raise UsageError(f"{key} does not exist: there is nothing below {'.'.join(parts[:depth])!r}.")
         if following is None:
             place[index] = value
         elif isinstance(place, dict):
@@ -546,8 +587,10 @@ def _override(content: dict[str, Any], key: str, value: Any) -> None:
 
 def _sentence(error: ValidationError, where: str) -> str:
     """The first thing wrong, in one sentence."""
-    detail = error.errors()[0]
-    location = [part for part in detail["loc"] if not str(part).startswith("function-")]
+    details = error.errors()
+    # A misspelt key is also a missing one: the misspelling is what the user can see.
+    detail = next((one for one in details if one["type"] == "extra_forbidden"), details[0])
+    location = _place(detail["loc"])
     place = ".".join(str(part) for part in location)
     context = detail.get("ctx", {})
     if detail["type"] == "union_tag_invalid":
@@ -557,7 +600,7 @@ def _sentence(error: ValidationError, where: str) -> str:
     if detail["type"] == "union_tag_not_found":
         return f"{where} has no name in {place!r}: add a line `name: ...`."
     if detail["type"] == "extra_forbidden":
-        return f"{where} has an unknown key {place!r}.{did_you_mean(str(location[-1]), _siblings(location))}"
+        return f"{where} has an unknown key {place!r}.{did_you_mean(str(location[-1]), _siblings(detail['loc']))}"
     if detail["type"] == "missing":
         return f"{where} has no {place!r}: add it."
     message = detail["msg"].removeprefix("Value error, ")
@@ -566,22 +609,21 @@ def _sentence(error: ValidationError, where: str) -> str:
     return f"{where}: {place} is {detail['input']!r}: {message[0].lower()}{message[1:]}."
 
 
-def _siblings(location: list[Any]) -> list[str]:
+def _place(location: Sequence[int | str]) -> list[int | str]:
+    """Where the user finds it, as overrides are written: without pydantic's tag of a method or a guard."""
+    tag = {"method": 1, "guards": 2}.get(str(location[0])) if location else None
+    return [part for i, part in enumerate(location) if i != tag and not str(part).startswith("function-")]
+
+
+def _siblings(location: Sequence[int | str]) -> list[str]:
     """Field names of the model that holds the unknown key."""
     model: Any = TrainConfig
     for part in location[:-1]:
-        tagged = {"nft": NftConfig, "awm": AwmConfig, "dpo": DpoConfig, "grpo": GrpoConfig}
-        guards = {
-            **dict.fromkeys(("norm_hinge", "symmetric_norm", "old_policy_hinge"), NormGuardConfig),
-            "reference_kl": ReferenceKlConfig,
-            "state_kl": StateKlConfig,
-            "ratio_norm": RatioNormConfig,
-        }
-        if str(part) in {**tagged, **guards}:
-            model = {**tagged, **guards}[str(part)]
-        elif str(part) == "rewards":
+        if part in _METHODS or part in _GUARDS:
+            model = {**_METHODS, **_GUARDS}[str(part)]
+        elif part == "rewards":
             model = RewardConfig
-        elif model is not None and hasattr(model, "model_fields") and part in model.model_fields:
+        elif part in model.model_fields:
             annotation = model.model_fields[part].annotation
-            model = annotation if hasattr(annotation, "model_fields") else model
-    return list(getattr(model, "model_fields", {}))
+            model = next((one for one in (annotation, *get_args(annotation)) if hasattr(one, "model_fields")), model)
+    return list(model.model_fields)

@@ -89,10 +89,6 @@ class RoleView:
         """As the model."""
         self.model.offload_text_encoders()
 
-    def offload_text_encoders(self) -> None:
-        """As the model."""
-        self.model.offload_text_encoders()
-
 
 class Policy:
     """Puts trainable weights into a loaded base and switches between roles.

@@ -57,9 +57,9 @@ class RewardModel:
         for term in self.terms:
             names = [metric.name for metric in self.scorers[term.scorer].card.metrics]
             if term.metric not in names:
-                wanted = f"metric {term.metric!r}" if term.metric else "a metric of its own"
+                wanted = f"metric {term.metric!r}" if term.metric else "metric without a name"
                 raise ScorerError(
-                    f"scorer {term.scorer!r} has not {wanted}: name one of its metrics in rewards."
+                    f"scorer {term.scorer!r} has no {wanted}: name one of its metrics in rewards."
                     f"{did_you_mean(term.metric, [name for name in names if name])}"
                 )
 

@@ -7,8 +7,9 @@ processes nor on batches nor on what was resumed.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -32,7 +33,7 @@ class PromptBank:
         model: encodes.
         guidance: decides whether negatives are needed.
         offload: move the text encoders off the device after each use.
-        keep: so many prompts at most; the oldest are forgotten.
+        keep: so many prompts at most, unless more are asked for at once.
     """
 
     def __init__(self, model: FlowModel, *, guidance: float, offload: bool, keep: int = 1024) -> None:
@@ -48,11 +49,15 @@ class PromptBank:
         return self._model.device
 
     def prepare(self, texts: Iterable[str]) -> None:
-        """Encode what is not known yet."""
-        new = [text for text in dict.fromkeys(texts) if text not in self._known]
-        for text in new:
-            self._known[text] = self._model.encode([text], guidance=self._guidance).to("cpu")
-        while len(self._known) > max(self._keep, len(new)):
+        """Encode what is not known yet; what was asked for longest ago is forgotten, never any of `texts`."""
+        wanted = list(dict.fromkeys(texts))
+        new = [text for text in wanted if text not in self._known]
+        for text in wanted:
+            found = self._known.pop(text, None)  # to the end of the order
+            if found is None:
+                found = self._model.encode([text], guidance=self._guidance).to("cpu")
+            self._known[text] = found
+        while len(self._known) > max(self._keep, len(wanted)):
             self._known.pop(next(iter(self._known)))
         if new and self._offload and hasattr(self._model, "offload_text_encoders"):
             self._model.offload_text_encoders()
@@ -134,6 +139,7 @@ def roll_out(
     seed: int,
     grid: SigmaGrid = "diffusers",
     stochastic: GrpoConfig | None = None,
+    autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
     advance: Callable[[int], None] | None = None,
 ) -> Rollout:
     """Make the pictures of `samples`.
@@ -150,6 +156,8 @@ def roll_out(
         grid: of sigmas.
         stochastic: sample Flow-GRPO's trajectories and keep them; its last `skip_last` steps are without noise, since
             they are not trained. None samples the ODE.
+        autocast: of stochastic rollouts' velocities: that of the trained forwards, since their log-probabilities are
+            compared. Pictures of the ODE are made without, as those of a saved checkpoint.
         advance: told of each batch, how many pictures it made.
     """
     height, width = size
@@ -160,11 +168,14 @@ def roll_out(
     for start in range(0, len(samples), batch_size):
         chunk = samples[start : start + batch_size]
         cond = bank.get([one.prompt.text for one in chunk])
-        noise = model.noise([one.seed(seed, "noise") for one in chunk], height=height, width=width)
+        starts = (
+            [replace(one, member=0) for one in chunk] if stochastic is not None and stochastic.same_noise else chunk
+        )
+        noise = model.noise([one.seed(seed, "noise") for one in starts], height=height, width=width)
         if stochastic is None:
             x = sample(model, cond, noise, sigmas, guidance=guidance).latents
         else:
-            path = _stochastic(model, cond, noise, sigmas, chunk, guidance, seed, stochastic)
+            path = _stochastic(model, cond, noise, sigmas, chunk, guidance, seed, stochastic, autocast)
             paths.append(path)
             x = path.states[-1].to(device=model.device, dtype=model.dtype)
         clean.append(x.float().cpu())
@@ -207,6 +218,7 @@ def _stochastic(
     guidance: float,
     seed: int,
     config: GrpoConfig,
+    autocast: Callable[[], AbstractContextManager[Any]],
 ) -> Paths:
     steps = len(sigmas) - 1
     noisy = max(0, steps - config.skip_last)
@@ -215,7 +227,8 @@ def _stochastic(
     states, velocities = [x.cpu()], []
     for step in range(steps):
         sigma, after = on_device[step], on_device[step + 1]
-        v = model.velocity(x.to(model.dtype), sigma, cond, guidance=guidance).float()
+        with autocast():
+            v = model.velocity(x.to(model.dtype), sigma, cond, guidance=guidance).float()
         velocities.append(v.cpu())
         if step >= noisy:
             x = euler_step(x, v, sigma, after)

@@ -10,6 +10,7 @@ import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -17,7 +18,7 @@ import torch
 from torch import Tensor
 
 import nbench
-from nbench.errors import CheckpointError, InfrastructureError, RunInterruptedError, UsageError
+from nbench.errors import CheckpointError, InfrastructureError, RunInterruptedError, StoreError, UsageError
 from nbench.flow.load import load_model, pick_device
 from nbench.flow.norms import rms
 from nbench.flow.spec import CheckpointSpec
@@ -33,7 +34,9 @@ from nbench.normguard.prompting import TrainingPrompts, training_prompts
 from nbench.normguard.rewards import RewardModel, Rewards
 from nbench.normguard.rollout import PromptBank, Sample, roll_out
 from nbench.normguard.tally import Stopwatch, Tally
+from nbench.runs.backend import default_backend
 from nbench.runs.files import write_atomic
+from nbench.scoring.registry import get_scorer
 
 if TYPE_CHECKING:
     from nbench.flow.family import DiffusersFlowModel
@@ -132,20 +135,26 @@ def train(
     """
     started = time.perf_counter()
     from accelerate import Accelerator
+    from accelerate.utils import InitProcessGroupKwargs, is_tensorboard_available
 
+    if config.tensorboard and not is_tensorboard_available():
+        raise UsageError("tensorboard is not installed: pip install tensorboard, or set tensorboard to false.")
     device = config.model.device
     accelerator = Accelerator(
         cpu=device == "cpu" or (device == "auto" and pick_device("auto").type == "cpu"),
         mixed_precision=config.optim.mixed_precision,
         log_with="tensorboard" if config.tensorboard else None,
         project_dir=str(out),
+        # The other processes wait while the first one evaluates.
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(hours=12))],
     )
     folder = TrainingFolder(out)
-    folder.check(config)
+    folder.check(config)  # before the lock, which would be one more file in a folder that is not ours
     try:
         if not accelerator.is_main_process:
             return Trainer(config, folder, accelerator, observer or Quiet(), scorers).run(started)
         with folder.locked():
+            folder.check(config)  # again: another process may have begun, and ended, in between
             return Trainer(config, folder, accelerator, observer or Quiet(), scorers).run(started)
     except KeyboardInterrupt:
         raise RunInterruptedError(
@@ -195,6 +204,9 @@ class Trainer:
         self.device = torch.device(accelerator.device)
         self.watch = Stopwatch(self.device, exact=exact_times)
         self.rewards = RewardModel(config.rewards, str(self.device), scorers)
+        self._given = scorers or {}
+        for name in config.evaluate.scorers:
+            self._scorer(name, str(self.device))  # an unknown name should not cost a whole training
         self.prompts: TrainingPrompts = training_prompts(config, accelerator.num_processes)
         self.method = make_method(config)
         self.guards: list[Guard] = additive_guards(config.guards)
@@ -245,15 +257,17 @@ class Trainer:
         """Resume or begin, train, and evaluate."""
         config, main = self.config, self.accelerator.is_main_process
         self.resume()
-        if main:
+        if len(set(self._gather([self.epoch]))) > 1:
+            raise StoreError(f"not every process sees the checkpoints of {self.folder.path}: use a shared folder.")
+        if main:  # only now: every process has checked the folder
             self.folder.begin(config)
             self.folder.rewind(self.epoch)
         if config.tensorboard:
-            self.accelerator.init_trackers("tensorboard", {})
+            self.accelerator.init_trackers("tensorboard")
         self.observer.begin(config, self.epoch)
         evaluator = self._evaluator() if main else None
-        if evaluator is not None and config.evaluate.every and self.epoch == 0:
-            self._evaluate(evaluator, {})
+        if evaluator is not None and self._is_missing_an_evaluation():
+            self._evaluate(evaluator, self._saved(self.folder.steps()[-1]) if self.epoch else {})
         while self.epoch < config.optim.epochs:
             record = self.run_epoch()
             last = self.epoch == config.optim.epochs
@@ -309,7 +323,7 @@ class Trainer:
         learned = self.updates(epoch, tally)
         self.method.after_epoch(self.policy, self.step)
         self.epoch += 1
-        self._empty = 0 if learned["updates"] else self._empty + 1
+        self._empty = 0 if learned["updates"] and facts.get("advantage_std") else self._empty + 1
         if self._empty >= _EMPTY_EPOCHS:
             raise UsageError(
                 f"for {_EMPTY_EPOCHS} epochs there was nothing to learn from: all rewards of each prompt were equal or "
@@ -353,6 +367,7 @@ class Trainer:
                 seed=config.seed,
                 grid=config.rollout.grid,
                 stochastic=config.method if config.method.name == "grpo" else None,
+                autocast=self.accelerator.autocast,
                 advance=self.observer.advance,
             )
         with self.watch.section("reward"):
@@ -561,6 +576,8 @@ class Trainer:
             return
         active, norm = self._reduced(torch.tensor([probe.active, probe.norm], dtype=torch.float64, device=self.device))
         base = torch.cat([t.grad.flatten() for t in self.trained.values() if t.grad is not None]).norm()
+        if not bool(base):
+            return  # a weight of 0 would switch the guard off for good
         weight = guard.calibrate(float(base), float(gradient.norm()), float(norm / active))
         self.observer.note(f"{guard.name}: weight {weight:.4g}, calibrated at optimiser step {self.step + 1}.")
 
@@ -664,7 +681,12 @@ class Trainer:
             grid=self.config.rollout.grid,
             size=self.size,
             batch_size=config.batch_size,
+            backend=replace(default_backend(), scorer=self._scorer),
         )
+
+    def _scorer(self, name: str, device: str) -> Scorer:
+        """A scorer of the evaluation; those of the reward are not loaded a second time."""
+        return self.rewards.scorers.get(name) or self._given.get(name) or get_scorer(name, device)
 
     def _evaluate(self, evaluator: Evaluator, saved: Mapping[str, Path]) -> Evaluation:
         """Score the base and what was saved on the held-out prompts."""
@@ -681,10 +703,18 @@ class Trainer:
         with self.watch.section("evaluate"), self.policy.in_model_dtype():
             evaluation = evaluator.evaluate(models, name=f"epoch-{self.epoch:04d}")
         line = {"epoch": self.epoch, **evaluation.to_json()}
-        path = self.folder.path / "evaluations" / f"epoch-{self.epoch:04d}.json"
-        write_atomic(path, (json.dumps(line, indent=1) + "\n").encode())
+        write_atomic(self._evaluation_file(), (json.dumps(line, indent=1) + "\n").encode())
         self.observer.evaluation(self.epoch, evaluation)
         return evaluation
+
+    def _evaluation_file(self) -> Path:
+        return self.folder.path / "evaluations" / f"epoch-{self.epoch:04d}.json"
+
+    def _is_missing_an_evaluation(self) -> bool:
+        """Whether the base's, or one that a stopped training did not come to, is to be made before the next epoch."""
+        every = self.config.evaluate.every
+        due = bool(every) and self.epoch % every == 0 and self.epoch < self.config.optim.epochs
+        return due and not self._evaluation_file().exists()
 
 
 class _Probe:

@@ -96,7 +96,8 @@ class Grpo(Method):
         rows = weight * clipped_surrogate(log_ratio, draw.advantage, clip=self.method.clip)
         ratio = log_ratio.detach().exp()
         # What the clip really stops: the ratio is beyond the bound on the side that the advantage pushes to.
-        beyond = torch.where(draw.advantage > 0, ratio > 1 + self.method.clip, ratio < 1 - self.method.clip)
+        low, high = ratio < 1 - self.method.clip, ratio > 1 + self.method.clip
+        beyond = ((draw.advantage > 0) & high) | ((draw.advantage < 0) & low)
         stats = {"log_ratio": log_ratio.detach(), "clipped": beyond.double()}
         if self._kl is not None:
             mean_ref, _ = self._moments(draw, v["reference"])

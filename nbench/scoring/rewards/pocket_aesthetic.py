@@ -88,6 +88,11 @@ class PocketAesthetic:
         # row by row: a matrix product over the batch may round a row differently in other company
         return [Score.of(float(apply_head(self._head, row[None]))) for row in features]
 
+    def reward(self, images: torch.Tensor, prompts: Sequence[str]) -> torch.Tensor:
+        """The same number as a differentiable function of the pixels; see `nbench.scoring.differentiable`."""
+        features = self._clip.tensor_stages(images)
+        return apply_head({name: tensor.to(features.device) for name, tensor in self._head.items()}, features)
+
 
 def create(device: str) -> PocketAesthetic:
     """Entry point of the scorer."""

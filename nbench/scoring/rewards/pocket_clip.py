@@ -44,10 +44,12 @@ class OpenClip:
     @cached_property
     def _loaded(self) -> tuple[Any, Callable[[Image.Image], torch.Tensor], Callable[[list[str]], torch.Tensor]]:
         import open_clip
+        import torch
 
         name = f"local-dir:{self.folder}"
         try:
-            model, preprocess = open_clip.create_model_from_pretrained(name, precision="fp32", device=self.device)
+            with torch.inference_mode(False):  # weights made in inference mode could never carry a gradient
+                model, preprocess = open_clip.create_model_from_pretrained(name, precision="fp32", device=self.device)
             return model.eval(), preprocess, open_clip.get_tokenizer(name)
         except (OSError, RuntimeError, ValueError) as error:
             raise ScorerError(f"open_clip cannot load {self.folder}: {error}") from error
@@ -73,16 +75,44 @@ class OpenClip:
 
     def stages(self, images: Sequence[Image.Image]) -> torch.Tensor:
         """Mean and standard deviation over space of the image tower's stem and stages, float32 [B, F], on the CPU."""
+        return self._rows(images, lambda part: self._pooled_stages(self.pixels(part).to(self.device)))
+
+    def _pooled_stages(self, pixels: torch.Tensor) -> torch.Tensor:
         import torch
 
         model, _, _ = self._loaded
+        maps = model.visual.forward_intermediates(pixels, intermediates_only=True)["image_intermediates"]
+        return torch.cat([moment for m in maps for moment in (m.mean((2, 3)), m.std((2, 3)))], 1)
 
-        def pooled(part: list[Image.Image]) -> torch.Tensor:
-            pixels = self.pixels(part).to(self.device)
-            maps = model.visual.forward_intermediates(pixels, intermediates_only=True)["image_intermediates"]
-            return torch.cat([moment for m in maps for moment in (m.mean((2, 3)), m.std((2, 3)))], 1)
+    # The same with gradients, from tensors instead of PIL pictures.
 
-        return self._rows(images, pooled)
+    def tensor_pixels(self, images: torch.Tensor) -> torch.Tensor:
+        """Preprocessed pictures, float32 [B, 3, size, size], from [B, 3, H, W] in [0, 1]; differentiable.
+
+        At the model's own size this is what `pixels` does. Elsewhere torch's bicubic filter stands for PIL's, without
+        its rounding to bytes.
+        """
+        from torchvision.transforms.v2 import functional as F
+
+        model, _, _ = self._loaded
+        settings = model.visual.preprocess_cfg
+        size = int(settings["size"] if isinstance(settings["size"], int) else settings["size"][0])
+        images = images.to(device=self.device).float()
+        if min(images.shape[-2:]) != size:
+            images = F.resize(images, [size], interpolation=F.InterpolationMode.BICUBIC, antialias=True).clamp(0, 1)
+        pixels: torch.Tensor = F.normalize(
+            F.center_crop(images, [size, size]), list(settings["mean"]), list(settings["std"])
+        )
+        return pixels
+
+    def tensor_image_features(self, images: torch.Tensor) -> torch.Tensor:
+        """`image_features` of a tensor, on the model's device; differentiable."""
+        features: torch.Tensor = self._loaded[0].encode_image(self.tensor_pixels(images), normalize=True)
+        return features.float()
+
+    def tensor_stages(self, images: torch.Tensor) -> torch.Tensor:
+        """`stages` of a tensor, on the model's device; differentiable."""
+        return self._pooled_stages(self.tensor_pixels(images)).float()
 
     @staticmethod
     def _rows(items: Sequence[T], forward: Callable[[list[T]], torch.Tensor]) -> torch.Tensor:
@@ -146,6 +176,16 @@ class PocketClip:
             for i, cosine in zip(asked, (pictures * texts).sum(1).tolist(), strict=True):
                 scores[i] = Score.of(cosine)
         return scores
+
+    def reward(self, images: torch.Tensor, prompts: Sequence[str]) -> torch.Tensor:
+        """The same cosine as a differentiable function of the pixels; see `nbench.scoring.differentiable`."""
+        for prompt in prompts:
+            reason = self._stranger(prompt)
+            if reason is not None:
+                raise ScorerError(f"prompt {prompt!r} has no pocket-clip score: {reason}. Leave it out.")
+        texts = self._clip.text_features(prompts).clone()  # made in inference mode, which autograd cannot save
+        pictures = self._clip.tensor_image_features(images)
+        return (pictures * texts.to(pictures.device)).sum(1)
 
     def _stranger(self, prompt: str) -> str | None:
         words = re.sub(r"[^\w\s]+", " ", prompt.lower()).split()
