@@ -93,7 +93,8 @@ class TrainingFolder:
             UsageError: it holds something else.
         """
         if not self.config.is_file():
-            if self.path.is_dir() and any(one.name != ".lock" for one in self.path.iterdir()):
+            ours = (".lock", TEMPORARY)  # what a training leaves that was killed while it wrote its config
+            if self.path.is_dir() and not all(one.name.startswith(ours) for one in self.path.iterdir()):
                 raise UsageError(f"{self.path} holds files, but no training: choose another --out.")
             return
         import yaml

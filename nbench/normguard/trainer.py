@@ -298,6 +298,7 @@ class Trainer:
             "name": self.config.name,
             "epochs": self.epoch,
             "steps": self.step,
+            "processes": self.accelerator.num_processes,
             "train_seconds": sum(record["seconds"]["epoch"] for record in records),
             "guards": {guard.name: guard.weight for guard in self.guards},
             "evaluation": evaluation.to_json(),
