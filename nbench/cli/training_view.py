@@ -72,9 +72,9 @@ class TrainingView:
 
     def evaluation(self, epoch: int, evaluation: Evaluation) -> None:
         """Say how each reward moved on held-out prompts."""
-        rewards = {term.scorer for term in self._config.rewards}
+        rewards = {(term.scorer, term.metric or term.scorer) for term in self._config.rewards}
         for one in evaluation.comparisons:
-            if one.scorer in rewards and one.difference is not None:
+            if (one.scorer, one.metric) in rewards and one.difference is not None:
                 moved = one.difference
                 self.note(
                     f"After epoch {epoch}, {one.checkpoint} at {one.steps} steps on held-out prompts: {one.metric} "

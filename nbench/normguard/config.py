@@ -17,7 +17,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _CONFIGS = Path(__file__).parent / "configs"
 
 #: how a hinge is calibrated when nothing is said; found on pocket-sd3, see docs/training.md
-DEFAULT_CALIBRATION = {"gradient_ratio": 0.2}
+DEFAULT_CALIBRATION = {"gradient_ratio": 0.015}
 
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]

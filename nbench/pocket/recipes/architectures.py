@@ -208,7 +208,7 @@ class PocketSD3(Family):
 class PocketFlux(Family):
     """Two double and three single FLUX blocks of width 256, guidance embedding, CLIP pooled and T5 tokens."""
 
-    settings: ClassVar[dict[str, Any]] = {"max_sequence_length": TEXT_LENGTH, "guidance": 3.5, "resolution": [64, 64]}
+    settings: ClassVar[dict[str, Any]] = {"max_sequence_length": TEXT_LENGTH, "guidance": 5.0, "resolution": [64, 64]}
 
     def __init__(self, tokenizers: Path) -> None:
         super().__init__()
