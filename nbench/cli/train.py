@@ -27,7 +27,8 @@ from nbench.errors import UsageError
 @click.option(
     "--guard",
     metavar="NAME[=WEIGHT]",
-    help="Add a norm guard (norm_hinge, symmetric_norm, old_policy_hinge); without WEIGHT it is calibrated.",
+    help="Add a norm guard (norm_hinge, symmetric_norm, old_policy_hinge); of power 2; "
+    "without WEIGHT it is calibrated.",
 )
 @click.option("--epochs", type=int, metavar="N", help="Short for --set optim.epochs=N; more epochs go on.")
 @click.option("--list", "listing", is_flag=True, help="List the bundled configs and stop.")

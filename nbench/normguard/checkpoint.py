@@ -61,6 +61,7 @@ class TrainingFolder:
         self.log = path / "log.jsonl"
         self.checkpoints = path / "checkpoints"
         self.final = path / "final"
+        self.held_out = path / "held-out.yaml"
         self.result = path / "result.json"
 
     @contextmanager
@@ -99,6 +100,8 @@ class TrainingFolder:
             return
         import yaml
 
+        if not any(self.checkpoints.glob("epoch-*")) and not self.records():
+            return  # it ended before its first epoch did: there is nothing to lose
         old = make_config(yaml.safe_load(self.config.read_text(encoding="utf-8")), where=str(self.config))
         changed = differences(old, config)
         if changed:

@@ -16,8 +16,9 @@ from nbench.flow.weights import BUNDLED
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _CONFIGS = Path(__file__).parent / "configs"
 
-#: how a hinge is calibrated when nothing is said; found on pocket-sd3, see docs/training.md
-DEFAULT_CALIBRATION = {"gradient_ratio": 0.015}
+#: the hinge that `with_guard` adds, and how it is calibrated; found on pocket-sd3, see docs/training.md
+DEFAULT_POWER = 2
+DEFAULT_CALIBRATION = {"gradient_ratio": 0.05}
 
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
@@ -539,14 +540,14 @@ def make_config(
 
 
 def with_guard(config: TrainConfig, name: str, weight: float | None = None) -> TrainConfig:
-    """The config with one more norm guard, called NAME-GUARD: of a weight, or calibrated by `DEFAULT_CALIBRATION`.
+    """The config with one more norm guard, called NAME-GUARD: of power 2, and a weight or the default calibration.
 
     Raises:
         UsageError: the guard is unknown, is there already, or does not suit the method.
     """
     content = config.model_dump(mode="json")
     chosen = {"weight": weight} if weight is not None else {"calibrate": DEFAULT_CALIBRATION}
-    content["guards"] = [*content["guards"], {"name": name, **chosen}]
+    content["guards"] = [*content["guards"], {"name": name, "power": DEFAULT_POWER, **chosen}]
     content["name"] = f"{config.name}-{name}"
     return make_config(content, where="--guard")
 

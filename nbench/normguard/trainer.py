@@ -261,6 +261,8 @@ class Trainer:
             raise StoreError(f"not every process sees the checkpoints of {self.folder.path}: use a shared folder.")
         if main:  # only now: every process has checked the folder
             self.folder.begin(config)
+            if self.epoch == 0:
+                self.folder.held_out.unlink(missing_ok=True)  # of a config that did not come through its first epoch
             self.folder.rewind(self.epoch)
         if config.tensorboard:
             self.accelerator.init_trackers("tensorboard")
@@ -672,7 +674,7 @@ class Trainer:
         return Evaluator(
             store=self.folder.path / "eval",
             prompts=self.prompts.held_out,
-            prompts_file=self.folder.path / "held-out.yaml",
+            prompts_file=self.folder.held_out,
             base=replace(self.spec, device="auto"),
             steps=config.steps,
             scorers=scorers,

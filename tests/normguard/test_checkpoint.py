@@ -205,6 +205,7 @@ def test_only_one_holds_the_lock(tmp_path: Path) -> None:
 def test_a_changed_setting_is_named(tmp_path: Path, changes: dict[str, Any], named: str) -> None:
     folder = TrainingFolder(tmp_path)
     folder.begin(config())
+    folder.append({"epoch": 0})  # before its first epoch ended there would be nothing to lose
     before = snapshot(tmp_path)
     assert named in differences(config(), config(**changes))
     with pytest.raises(CardMismatchError, match="holds a training with other settings") as caught:

@@ -173,3 +173,16 @@ def test_the_command_reports_a_reward_without_use(sd3_folder: Path, tmp_path: Pa
     assert found.exit_code == 3
     assert "the reward is the same for all pictures of each prompt" in found.stderr
     assert "Traceback" not in found.stderr
+
+
+def test_a_training_that_was_refused_in_its_first_epoch_may_be_begun_again_with_other_settings(
+    sd3_folder: Path, tmp_path: Path
+) -> None:
+    refused = train_config(sd3_folder, optim__epochs=1)
+    with pytest.raises(UsageError, match="nothing to learn"):
+        train(refused, tmp_path, scorers={"fake-score": ByHand(lambda image, prompt: 0.5)})
+    assert (tmp_path / "config.yaml").exists()
+    mended = train_config(sd3_folder, optim__epochs=1, prompts__holdout=3, rollout__group_size=3)
+    train(mended, tmp_path, scorers={"fake-score": ByHand(lambda image, prompt: brightness([], image))})
+    assert (tmp_path / "config.yaml").read_text() == mended.to_yaml()
+    assert len(log_without_times(tmp_path)) == 1
