@@ -127,4 +127,5 @@ def _train(config: Any, out: Path) -> None:
     click.echo(f"Policy: {result.policy}")
     click.echo(f"Averaged: {result.ema}")
     click.echo(f"Log: {result.folder.log}")
-    click.echo(f"Next: nbench run {loads} --guidance {config.model.guidance or 'G'}")
+    size = "" if config.model.height is None else f" --size {config.model.height}x{config.model.width}"
+    click.echo(f"Next: nbench run {loads} --guidance {config.model.guidance or 'G'}{size}")

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 #: settings that a resumed training may change: they do not touch what was trained
 _FREE = (
     *("optim.epochs", "checkpoint_every", "tensorboard", "model.device", "name"),
+    # These change rounding only, and are what running out of memory calls for.
+    *("optim.batch_size", "rollout.batch_size", "model.gradient_checkpointing", "model.offload_text_encoders"),
     *(f"evaluate.{key}" for key in ("every", "steps", "seeds", "scorers", "batch_size", "ema")),
 )
 

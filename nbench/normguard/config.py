@@ -233,8 +233,9 @@ GuardConfig = Annotated[
 ]
 
 _METHODS: dict[str, type[_Part]] = {"nft": NftConfig, "awm": AwmConfig, "dpo": DpoConfig, "grpo": GrpoConfig}
+_NORM_GUARDS = ("norm_hinge", "symmetric_norm", "old_policy_hinge")
 _GUARDS: dict[str, type[_Part]] = {
-    **dict.fromkeys(("norm_hinge", "symmetric_norm", "old_policy_hinge"), NormGuardConfig),
+    **dict.fromkeys(_NORM_GUARDS, NormGuardConfig),
     "reference_kl": ReferenceKlConfig,
     "state_kl": StateKlConfig,
     "ratio_norm": RatioNormConfig,
@@ -310,7 +311,7 @@ class TimesConfig(_Part):
     Attributes:
         law: "rollout": times of the rollout's grid, without repetition; "logit_normal"; "uniform" on [low, high].
         count: times per picture (and, for GRPO, steps).
-        low, high: of "uniform", and bounds for the other two.
+        low, high: of "uniform", and bounds for the other two; GRPO, which has `skip_last`, takes no notice.
     """
 
     law: Literal["rollout", "logit_normal", "uniform"] = "rollout"
@@ -326,10 +327,10 @@ class TimesConfig(_Part):
 
 
 class EmaConfig(_Part):
-    """The averaged copy that is evaluated and saved beside the policy.
+    """The averaged copy that is saved beside the policy, and evaluated with `evaluate.ema`.
 
     Attributes:
-        decay: its decay is min(decay, (1 + s) / (10 + s)) at optimiser step s.
+        decay: its decay is min(decay, (1 + s) / (10 + s)) at optimiser step s, from 0.
         every: optimiser steps between updates.
     """
 
@@ -545,6 +546,10 @@ def with_guard(config: TrainConfig, name: str, weight: float | None = None) -> T
     Raises:
         UsageError: the guard is unknown, is there already, or does not suit the method.
     """
+    if name not in _NORM_GUARDS:
+        raise UsageError(
+            f"--guard takes a norm guard, not {name!r}: write others into the config.{did_you_mean(name, _NORM_GUARDS)}"
+        )
     content = config.model_dump(mode="json")
     chosen = {"weight": weight} if weight is not None else {"calibrate": DEFAULT_CALIBRATION}
     content["guards"] = [*content["guards"], {"name": name, "power": DEFAULT_POWER, **chosen}]

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from nbench.errors import ScorerError, did_you_mean
 from nbench.normguard.config import RewardConfig
+from nbench.runs.plan import SCORE_BATCH
 from nbench.runs.score import score_safely
 from nbench.scoring.registry import get_scorer
 from nbench.scoring.scorer import Scorer
@@ -74,7 +75,11 @@ class RewardModel:
         Raises:
             NbenchError: a scorer cannot work at all.
         """
-        found = {name: score_safely(scorer, images, prompts) for name, scorer in self.scorers.items()}
+        parts = [slice(start, start + SCORE_BATCH) for start in range(0, len(images), SCORE_BATCH)]
+        found = {
+            name: [score for part in parts for score in score_safely(scorer, images[part], prompts[part])]
+            for name, scorer in self.scorers.items()
+        }
         reasons: list[str | None] = [None] * len(images)
         terms = {}
         total = torch.zeros(len(images), dtype=torch.float64)

@@ -29,6 +29,7 @@ from nbench.normguard.evaluate import EvaluatedModel, Evaluation, Evaluator
 from nbench.normguard.guarding import Guard, additive_guards
 from nbench.normguard.losses.reduce import mse
 from nbench.normguard.methods import Draw, Epoch, make_method
+from nbench.normguard.methods.base import times
 from nbench.normguard.policy import Policy, Role
 from nbench.normguard.prompting import TrainingPrompts, training_prompts
 from nbench.normguard.rewards import RewardModel, Rewards
@@ -134,20 +135,7 @@ def train(
         RunInterruptedError: the user pressed Ctrl-C; the same command goes on.
     """
     started = time.perf_counter()
-    from accelerate import Accelerator
-    from accelerate.utils import InitProcessGroupKwargs, is_tensorboard_available
-
-    if config.tensorboard and not is_tensorboard_available():
-        raise UsageError("tensorboard is not installed: pip install tensorboard, or set tensorboard to false.")
-    device = config.model.device
-    accelerator = Accelerator(
-        cpu=device == "cpu" or (device == "auto" and pick_device("auto").type == "cpu"),
-        mixed_precision=config.optim.mixed_precision,
-        log_with="tensorboard" if config.tensorboard else None,
-        project_dir=str(out),
-        # The other processes wait while the first one evaluates.
-        kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(hours=12))],
-    )
+    accelerator = _accelerator(config, out)
     folder = TrainingFolder(out)
     folder.check(config)  # before the lock, which would be one more file in a folder that is not ours
     try:
@@ -162,9 +150,51 @@ def train(
         ) from None
     except (torch.OutOfMemoryError, MemoryError) as error:
         raise InfrastructureError(
-            f"the device has not enough memory: lower optim.batch_size ({config.optim.batch_size}) or "
-            f"rollout.batch_size ({config.rollout.batch_size}), or set model.gradient_checkpointing."
+            f"the device has not enough memory: lower optim.batch_size ({config.optim.batch_size}), rollout.batch_size "
+            f"({config.rollout.batch_size}) or evaluate.batch_size ({config.evaluate.batch_size}), or set "
+            "model.gradient_checkpointing."
         ) from error
+
+
+def _accelerator(config: TrainConfig, out: Path) -> Any:
+    """Accelerate's Accelerator for a training.
+
+    Raises:
+        UsageError: it cannot be had as the config wants it.
+    """
+    from accelerate import Accelerator
+    from accelerate.utils import DistributedType, InitProcessGroupKwargs, is_tensorboard_available
+
+    if config.tensorboard and not is_tensorboard_available():
+        raise UsageError("tensorboard is not installed: pip install tensorboard, or set tensorboard to false.")
+    device = config.model.device
+    try:
+        accelerator = Accelerator(
+            cpu=device == "cpu" or (device == "auto" and pick_device("auto").type == "cpu"),
+            mixed_precision=config.optim.mixed_precision,
+            log_with="tensorboard" if config.tensorboard else None,
+            project_dir=str(out),
+            # The other processes wait while the first one evaluates.
+            kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(hours=12))],
+        )
+    except ValueError as error:  # its state lives as long as the process
+        raise UsageError(
+            f"accelerate refuses to start ({' '.join(str(error).split())[:160]}): an earlier training of this process "
+            "had other settings; use one process for each."
+        ) from error
+    if accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM):
+        raise UsageError(
+            f"{accelerator.distributed_type.value} is not supported, since nothing is sharded: start with torchrun or "
+            "accelerate launch --multi_gpu."
+        )
+    if device != "auto":
+        wanted, given = pick_device(device), accelerator.device
+        if wanted.type != given.type or wanted.index not in (None, given.index or 0):
+            raise UsageError(
+                f"model.device is {device}, but this process trains on {given}: leave it at auto, and choose GPUs by "
+                "CUDA_VISIBLE_DEVICES."
+            )
+    return accelerator
 
 
 class Trainer:
@@ -216,6 +246,8 @@ class Trainer:
         self.sigmas = model.sigmas(
             config.rollout.steps, grid=config.rollout.grid, height=self.size[0], width=self.size[1]
         )
+        if config.method.name != "grpo":  # too few times between the bounds should not cost a rollout
+            times(Sample(0, 0, 0, self.prompts.trained[0]), config.times, self.sigmas, config.seed)
         self.bank = PromptBank(model, guidance=self.guidance, offload=config.model.offload_text_encoders)
         self.policy = Policy(model, config.model, (*self.method.roles, "ema"), seed=config.seed)
         self.trained = self.policy.tensors("policy")
@@ -513,7 +545,7 @@ class Trainer:
             self.optimizer.step()
             self.step += 1
             if self.step % config.optim.ema.every == 0:
-                s = self.step // config.optim.ema.every - 1
+                s = self.step - 1  # counted from 0, as in the source: optimiser steps, not averages
                 self.policy.blend("ema", min(config.optim.ema.decay, (1 + s) / (10 + s)))
         return float(self._reduced(loss_sum)), float(norm)
 

@@ -91,7 +91,15 @@ def test_train_list_names_a_config_for_every_method_and_base() -> None:
         (("pocket-sd3-nft", "--set", "optim.learnin_rate=1"), "Did you mean 'learning_rate'"),
         (("pocket-sd3-nft", "--set", "method={name: ntf}"), "unknown method 'ntf'. Did you mean 'nft'"),
         (("pocket-sd3-nft", "--set", "rollout.group_size=1"), "use at least 2"),
-        (("pocket-sd3-nft", "--guard", "norm_hing"), "unknown guard 'norm_hing'. Did you mean 'norm_hinge'"),
+        (
+            ("pocket-sd3-nft", "--guard", "norm_hing"),
+            "takes a norm guard, not 'norm_hing': write others into the config. Did you mean 'norm_hinge'",
+        ),
+        (
+            ("pocket-sd3-nft", "--set", "guards=[{name: norm_hing, weight: 1}]"),
+            "unknown guard 'norm_hing'. Did you mean",
+        ),
+        (("pocket-sd3-nft", "--set", "times.low=0.95"), "rollout's times lie between times.low"),
         (("pocket-sd3-nft", "--guard", "norm_hinge=much"), "is not NAME or NAME=WEIGHT"),
         (("pocket-sd3-dpo", "--guard", "old_policy_hinge"), "needs the velocity of a rollout policy of its own"),
         (("pocket-sd3-nft", "--set", "guards=[{name: ratio_norm}]"), "use it with grpo"),

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from nbench.errors import UsageError
-from nbench.flow.load import SwapsLora, load_model
+from nbench.flow.load import SwapsLora, load_model, pick_device
 from nbench.flow.spec import CheckpointSpec
 from nbench.normguard.analysis.inflation import inflation, summarise_inflation
 from nbench.normguard.config import TrainConfig, make_config
@@ -152,7 +152,19 @@ def study_guards(
         folder = out / config.name / variant.name
         result = train(chosen, folder, observer=observer(f"{config.name}/{variant.name}") if observer else None)
         rows.append(_row(config, variant, chosen, result, steps or config.rollout.steps))
+        _free_memory()
     return rows
+
+
+def _free_memory() -> None:
+    """Let go of the last training's model, which holds itself by a cycle."""
+    import gc
+
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def _row(config: TrainConfig, variant: Variant, chosen: TrainConfig, result: TrainResult, steps: int) -> GuardRow:
@@ -171,7 +183,7 @@ def _row(config: TrainConfig, variant: Variant, chosen: TrainConfig, result: Tra
         others=others,
         base_states=norms["base"],
         own_states=norms["own"],
-        active=last["stats"][f"{hinge}/active"]["mean"] if hinge else None,
+        active=last["stats"].get(f"{hinge}/active", {}).get("mean") if hinge else None,
         seconds=sum(record["seconds"]["epoch"] for record in records),
         folder=f"{config.name}/{variant.name}",
     )
@@ -179,10 +191,14 @@ def _row(config: TrainConfig, variant: Variant, chosen: TrainConfig, result: Tra
 
 def measured_norms(config: TrainConfig, lora: Path, steps: int) -> dict[str, Interval]:
     """Norm ratios on the base's and on the LoRA's own trajectories over the held-out prompts, by kind of states."""
+    dtype = config.model.dtype
+    if dtype == "auto":  # as the training
+        dtype = "float32" if pick_device(config.model.device).type == "cpu" else "bfloat16"
     spec = CheckpointSpec(
         name="trained",
         base=config.model.base,
         lora=str(lora),
+        dtype=dtype,
         device=config.model.device,
         revision=config.model.revision,
         max_sequence_length=config.model.max_sequence_length,
@@ -190,6 +206,7 @@ def measured_norms(config: TrainConfig, lora: Path, steps: int) -> dict[str, Int
     model = load_model(spec)
     assert isinstance(model, SwapsLora)
     guidance = model.default_guidance if config.model.guidance is None else config.model.guidance
+    height, width = config.model.height, config.model.width
     found = inflation(
         model,
         model.reference_view(),
@@ -200,6 +217,7 @@ def measured_norms(config: TrainConfig, lora: Path, steps: int) -> dict[str, Int
         states=("base", "own"),
         run_seed=config.seed,
         grid=config.rollout.grid,
+        size=(height, width) if height is not None and width is not None else None,
         batch_size=config.evaluate.batch_size,
     )
     return {line.state: line.ratio for line in summarise_inflation(found) if line.step is None}

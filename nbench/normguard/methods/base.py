@@ -10,6 +10,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from nbench.errors import UsageError
 from nbench.flow.model import Conditioning
 from nbench.normguard.advantage import constant_groups
 from nbench.normguard.config import TimesConfig, TrainConfig
@@ -176,12 +177,19 @@ def noised(
 def times(sample: Sample, config: TimesConfig, sigmas: Tensor, seed: int) -> list[float]:
     """The `config.count` times at which a picture is trained in its epoch, each in [low, high].
 
-    `rollout` draws from the sampler's own times without repetition; those outside [low, high] are moved to the bound.
+    `rollout` draws from those of the sampler's own times that lie in [low, high], without repetition. Times of
+    `logit_normal` outside [low, high] are moved to the bound.
     """
     generator = torch.Generator().manual_seed(sample.seed(seed, "times"))
     if config.law == "rollout":
-        order = torch.randperm(len(sigmas) - 1, generator=generator)[: config.count]
-        found = sigmas[order].float()
+        found = sigmas[:-1].float()
+        found = found[(found >= config.low) & (found <= config.high)]
+        if len(found) < config.count:
+            raise UsageError(
+                f"times.count is {config.count}, but {len(found)} of the rollout's times lie between times.low "
+                f"{config.low:g} and times.high {config.high:g}: use fewer, or wider bounds."
+            )
+        found = found[torch.randperm(len(found), generator=generator)[: config.count]]
     elif config.law == "logit_normal":
         found = torch.sigmoid(torch.randn(config.count, generator=generator))
     else:

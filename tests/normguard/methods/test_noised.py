@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from train_parts import PROMPTS, bank_of, config, epoch_of, members
 
+from nbench.errors import UsageError
 from nbench.normguard.config import TimesConfig
 from nbench.normguard.methods import Draw, Epoch, make_method
 from nbench.normguard.methods.base import noised, times
@@ -104,10 +105,24 @@ def test_every_time_of_the_rollout_comes_equally_often() -> None:
 @pytest.mark.parametrize("law", ["rollout", "logit_normal", "uniform"])
 @pytest.mark.parametrize(("low", "high"), [(0.005, 1.0), (0.3, 0.8)])
 def test_times_stay_within_their_bounds(law: Any, low: float, high: float) -> None:
-    settings = TimesConfig(law=law, count=5, low=low, high=high)
+    settings = TimesConfig(law=law, count=3, low=low, high=high)
     found = torch.tensor([times(sample, settings, GRID, seed=0) for sample in members(3, 60)])
     assert found.min() >= low - 1e-7 and found.max() <= high + 1e-7
     assert found.std() > 0.05
+
+
+def test_rollout_times_outside_the_bounds_are_left_out_not_moved() -> None:
+    settings = TimesConfig(law="rollout", count=3, low=0.3, high=0.999)
+    allowed = {round(float(t), 6) for t in GRID if 0.3 <= t <= 0.999}
+    assert 1.0 in {round(float(t), 6) for t in GRID} and len(allowed) >= 3
+    for sample in members(3, 20):
+        found = [round(t, 6) for t in times(sample, settings, GRID, seed=0)]
+        assert len(set(found)) == 3 and set(found) <= allowed
+
+
+def test_more_times_than_lie_between_the_bounds_are_refused() -> None:
+    with pytest.raises(UsageError, match=r"times.count is 5, but \d of the rollout's times lie between"):
+        times(members(1, 1)[0], TimesConfig(law="rollout", count=5, low=0.9, high=1.0), GRID, seed=0)
 
 
 def test_laws_have_their_distributions() -> None:
