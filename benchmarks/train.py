@@ -132,7 +132,7 @@ def main() -> None:
         "update rows/s",
         "in forwards",
         "guard adds",
-        title=f"{args.base}, {torch.get_num_threads()} threads, batches of {args.batch}",
+        title=f"{args.base}, threads: {torch.get_num_threads()}, batches of {args.batch}",
         title_justify="left",
     )
     notes = []
