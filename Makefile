@@ -49,4 +49,4 @@ bench: $(STAMP)
 	OMP_NUM_THREADS=2 $(BIN)/python benchmarks/train.py
 
 clean:
-	rm -rf $(VENV) nbench-store .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) nbench-store nbench-train nbench-guards .pytest_cache .mypy_cache .ruff_cache
