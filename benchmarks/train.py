@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.table import Table
 
 from nbench.normguard.checkpoint import TrainingFolder
-from nbench.normguard.config import make_config
+from nbench.normguard.config_file import make_config
 from nbench.normguard.tally import Tally
 from nbench.normguard.trainer import Quiet, Trainer
 

@@ -14,7 +14,8 @@ from PIL import Image
 from torch import Tensor
 
 from nbench.normguard.checkpoint import TrainingFolder
-from nbench.normguard.config import TrainConfig, make_config
+from nbench.normguard.config import TrainConfig
+from nbench.normguard.config_file import make_config
 from nbench.normguard.evaluate import EvaluatedModel, Evaluation
 from nbench.normguard.trainer import Quiet, Trainer, TrainResult, train
 from nbench.scoring.scorer import Score, Scorer

@@ -13,7 +13,8 @@ from nbench.flow.family import DiffusersFlowModel
 from nbench.flow.load import CheckpointSpec, load_model
 from nbench.flow.model import Conditioning, FlowModel
 from nbench.normguard.advantage import group_advantages
-from nbench.normguard.config import ModelConfig, TrainConfig, make_config
+from nbench.normguard.config import ModelConfig, TrainConfig
+from nbench.normguard.config_file import make_config
 from nbench.normguard.methods import Draw, Epoch, Method
 from nbench.normguard.policy import Policy, Role
 from nbench.normguard.rollout import PromptBank, Sample, roll_out

@@ -55,7 +55,7 @@ def guards(
     from nbench.cli.run import wide_console
     from nbench.cli.train import overrides
     from nbench.normguard.analysis.guards import make_variants, study_guards
-    from nbench.normguard.config import read_config
+    from nbench.normguard.config_file import read_config
     from nbench.report.guards import guards_plot, guards_table
     from nbench.runs.files import write_atomic
 
@@ -71,7 +71,7 @@ def guards(
     total, begun = len(chosen) * len(variants), 0
 
     def observe(name: str) -> Any:
-        from nbench.normguard.trainer import Quiet
+        from nbench.normguard.observer import Quiet
 
         nonlocal begun
         begun += 1

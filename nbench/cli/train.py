@@ -52,11 +52,11 @@ def train(
         return
     if config is None:
         raise UsageError("there is no config: give a YAML file or a bundled name, which `nbench train --list` shows.")
-    from nbench.normguard.config import read_config
+    from nbench.normguard.config_file import read_config
 
     chosen = read_config(config, overrides(settings, epochs))
     if guard is not None:
-        from nbench.normguard.config import with_guard
+        from nbench.normguard.config_file import with_guard
 
         name, equals, weight = guard.partition("=")
         try:
@@ -90,7 +90,7 @@ def _list() -> None:
     from rich.table import Table
 
     from nbench.cli.run import wide_console
-    from nbench.normguard.config import bundled_configs, read_config
+    from nbench.normguard.config_file import bundled_configs, read_config
 
     table = Table(
         "config", "base", "method", "guards", "reward", title="Bundled training configs", title_justify="left"

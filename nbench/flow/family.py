@@ -242,14 +242,10 @@ class DiffusersFlowModel(ABC):
         return ReferenceView(self)
 
 
-class ReferenceView:
-    """The base of a model that has a LoRA in: the same transformer with the LoRA switched off, no second copy.
-
-    It stays valid when the LoRA is swapped.
-    """
+class ModelView:
+    """Another velocity on a loaded model: text, noise, sigmas and decoding are the model's."""
 
     def __init__(self, model: DiffusersFlowModel) -> None:
-        """See `DiffusersFlowModel.reference_view`."""
         self.model = model
         self.family = model.family
         self.device = model.device
@@ -259,13 +255,8 @@ class ReferenceView:
         self.resolution = model.resolution
         self.size_multiple = model.size_multiple
 
-    def velocity(self, x: torch.Tensor, sigma: torch.Tensor, cond: Conditioning, *, guidance: float) -> torch.Tensor:
-        """The base's guided velocity."""
-        with self.model.lora_disabled():
-            return self.model.velocity(x, sigma, cond, guidance=guidance)
-
     def encode(self, prompts: Sequence[str], *, guidance: float, negative: str = "") -> Conditioning:
-        """As the model: LoRAs never change text."""
+        """As the model: adapters never change text."""
         return self.model.encode(prompts, guidance=guidance, negative=negative)
 
     def sigmas(self, steps: int, *, grid: SigmaGrid = "diffusers", height: int, width: int) -> torch.Tensor:
@@ -287,6 +278,22 @@ class ReferenceView:
     def decode_with_gradient(self, x: torch.Tensor) -> torch.Tensor:
         """As the model."""
         return self.model.decode_with_gradient(x)
+
+    def offload_text_encoders(self) -> None:
+        """As the model."""
+        self.model.offload_text_encoders()
+
+
+class ReferenceView(ModelView):
+    """The base of a model that has a LoRA in: the same transformer with the LoRA switched off, no second copy.
+
+    It stays valid when the LoRA is swapped.
+    """
+
+    def velocity(self, x: torch.Tensor, sigma: torch.Tensor, cond: Conditioning, *, guidance: float) -> torch.Tensor:
+        """The base's guided velocity."""
+        with self.model.lora_disabled():
+            return self.model.velocity(x, sigma, cond, guidance=guidance)
 
 
 def _join(chunks: Sequence[Mapping[str, torch.Tensor]]) -> dict[str, torch.Tensor]:

@@ -22,7 +22,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nbench.errors import CardMismatchError, CheckpointError, RunLockedError, UsageError
-from nbench.normguard.config import TrainConfig, make_config
+from nbench.normguard.config import TrainConfig
+from nbench.normguard.config_file import make_config
 from nbench.runs.files import TEMPORARY, store_errors, sync_folder, write_atomic
 
 if TYPE_CHECKING:

@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 
 from nbench.errors import UsageError
-from nbench.flow.model import Conditioning, SigmaGrid
+from nbench.flow.family import ModelView
+from nbench.flow.model import Conditioning
 from nbench.normguard.config import ModelConfig
 
 if TYPE_CHECKING:
@@ -41,53 +42,18 @@ LORA_DEFAULTS: Mapping[str, tuple[int, float, tuple[str, ...]]] = {
 }
 
 
-class RoleView:
-    """A role as a `FlowModel`: the shared model with that role's weights in.
-
-    Text, noise and decoding are the same for all roles.
-    """
+class RoleView(ModelView):
+    """A role as a `FlowModel`: the shared model with that role's weights in."""
 
     def __init__(self, policy: Policy, role: Role) -> None:
+        super().__init__(policy.model)
         self.policy = policy
         self.role: Role = role
-        model = policy.model
-        self.model = model
-        self.family = model.family
-        self.device = model.device
-        self.dtype = model.dtype
-        self.default_guidance = model.default_guidance
-        self.resolution = model.resolution
-        self.size_multiple = model.size_multiple
-        self.weights_hash = model.base_hash
 
     def velocity(self, x: Tensor, sigma: Tensor, cond: Conditioning, *, guidance: float) -> Tensor:
         """The role's guided velocity; differentiable for the policy."""
         with self.policy.use(self.role):
             return self.model.velocity(x, sigma, cond, guidance=guidance)
-
-    def encode(self, prompts: Sequence[str], *, guidance: float, negative: str = "") -> Conditioning:
-        """As the model."""
-        return self.model.encode(prompts, guidance=guidance, negative=negative)
-
-    def sigmas(self, steps: int, *, grid: SigmaGrid = "diffusers", height: int, width: int) -> Tensor:
-        """As the model."""
-        return self.model.sigmas(steps, grid=grid, height=height, width=width)
-
-    def latent_shape(self, height: int, width: int) -> tuple[int, int, int]:
-        """As the model."""
-        return self.model.latent_shape(height, width)
-
-    def noise(self, seeds: Sequence[int], *, height: int, width: int) -> Tensor:
-        """As the model."""
-        return self.model.noise(seeds, height=height, width=width)
-
-    def decode(self, x: Tensor) -> Tensor:
-        """As the model."""
-        return self.model.decode(x)
-
-    def offload_text_encoders(self) -> None:
-        """As the model."""
-        self.model.offload_text_encoders()
 
 
 class Policy:

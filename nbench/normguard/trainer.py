@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -21,15 +21,16 @@ import nbench
 from nbench.errors import CheckpointError, InfrastructureError, RunInterruptedError, StoreError, UsageError
 from nbench.flow.load import load_model, pick_device
 from nbench.flow.norms import rms
-from nbench.flow.spec import CheckpointSpec
 from nbench.normguard.advantage import constant_groups, group_advantages
 from nbench.normguard.checkpoint import State, TrainingFolder
 from nbench.normguard.config import TrainConfig
 from nbench.normguard.evaluate import EvaluatedModel, Evaluation, Evaluator
 from nbench.normguard.guarding import Guard, additive_guards
+from nbench.normguard.losses import eval_ema_decay
 from nbench.normguard.losses.reduce import mse
 from nbench.normguard.methods import Draw, Epoch, make_method
 from nbench.normguard.methods.base import times
+from nbench.normguard.observer import Quiet, TrainObserver
 from nbench.normguard.policy import Policy, Role
 from nbench.normguard.prompting import TrainingPrompts, training_prompts
 from nbench.normguard.rewards import RewardModel, Rewards
@@ -45,50 +46,6 @@ if TYPE_CHECKING:
 
 #: so many epochs in a row without anything to learn from end a training
 _EMPTY_EPOCHS = 3
-
-
-class TrainObserver(Protocol):
-    """Hears of a training's progress, from the thread that trains."""
-
-    def begin(self, config: TrainConfig, epoch: int) -> None:
-        """The training begins, or goes on, at `epoch`."""
-
-    def phase(self, name: str, total: int) -> None:
-        """A part of an epoch begins, of `total` units."""
-
-    def advance(self, count: int) -> None:
-        """So many units more are done."""
-
-    def epoch(self, record: Mapping[str, Any]) -> None:
-        """An epoch ended with this line of the log."""
-
-    def evaluation(self, epoch: int, evaluation: Evaluation) -> None:
-        """Held-out prompts were scored after so many epochs."""
-
-    def note(self, message: str) -> None:
-        """Something the user should know."""
-
-
-class Quiet:
-    """An observer that says nothing."""
-
-    def begin(self, config: TrainConfig, epoch: int) -> None:
-        """Ignored."""
-
-    def phase(self, name: str, total: int) -> None:
-        """Ignored."""
-
-    def advance(self, count: int) -> None:
-        """Ignored."""
-
-    def epoch(self, record: Mapping[str, Any]) -> None:
-        """Ignored."""
-
-    def evaluation(self, epoch: int, evaluation: Evaluation) -> None:
-        """Ignored."""
-
-    def note(self, message: str) -> None:
-        """Ignored."""
 
 
 @dataclass(frozen=True)
@@ -264,21 +221,10 @@ class Trainer:
         from nbench.flow.family import DiffusersFlowModel
 
         config = self.config.model
-        dtype = config.dtype
-        if dtype == "auto":
-            dtype = "float32" if self.device.type == "cpu" or config.tuning == "full" else "bfloat16"
-        spec = CheckpointSpec(
-            name="base",
-            base=config.base,
-            dtype=dtype,
-            device=str(self.device),
-            revision=config.revision,
-            max_sequence_length=config.max_sequence_length,
-        )
-        self.spec = spec
-        if config.tuning == "full" and dtype != "float32":
+        self.spec = config.spec(str(self.device))
+        if config.tuning == "full" and self.spec.dtype != "float32":
             raise UsageError("full tuning trains the transformer itself: set model.dtype to float32 (or auto).")
-        model = load_model(spec)
+        model = load_model(self.spec)
         if not isinstance(model, DiffusersFlowModel):
             raise CheckpointError(f"{config.base} has no family adapter, so it cannot be trained.")
         return model
@@ -512,9 +458,8 @@ class Trainer:
         config, method = self.config, self.method
         rows = total * method.rows_per_unit * config.times.count
         per_batch = max(1, config.optim.batch_size // method.rows_per_unit)
-        self.optimizer.zero_grad(set_to_none=False)
         for tensor in self.trained.values():
-            tensor.grad = torch.zeros_like(tensor) if tensor.grad is None else tensor.grad
+            tensor.grad = torch.zeros_like(tensor)  # also where this process has no units
         probes: dict[str, _Probe] = {guard.name: _Probe(self.trained) for guard in self.guards if guard.weight is None}
         loss_sum = torch.zeros((), dtype=torch.float64, device=self.device)
         for index in range(config.times.count):
@@ -545,8 +490,8 @@ class Trainer:
             self.optimizer.step()
             self.step += 1
             if self.step % config.optim.ema.every == 0:
-                s = self.step - 1  # counted from 0, as in the source: optimiser steps, not averages
-                self.policy.blend("ema", min(config.optim.ema.decay, (1 + s) / (10 + s)))
+                # Indexed by optimiser steps, from 0, as in the source, not by averages.
+                self.policy.blend("ema", eval_ema_decay(self.step - 1, most=config.optim.ema.decay))
         return float(self._reduced(loss_sum)), float(norm)
 
     def velocities(self, draw: Draw, *, monitor: bool = False) -> dict[Role, Tensor]:
@@ -582,13 +527,9 @@ class Trainer:
         for guard in self.guards:
             if guard.weight is None:
                 probes[guard.name].add(guard, v, rows)
-                with torch.no_grad():
-                    penalty = guard.penalty(draw, v)
-            elif guard.weight == 0:
-                with torch.no_grad():
-                    penalty = guard.penalty(draw, v)
-            else:
+            with torch.set_grad_enabled(bool(guard.weight)):  # without a weight it is only measured
                 penalty = guard.penalty(draw, v)
+            if guard.weight:
                 loss = loss + guard.weight * (penalty.sum() / rows)
             tally.add(f"{guard.name}/penalty", penalty, draw.t)
             tally.add(f"{guard.name}/active", (penalty > 0).double(), draw.t)

@@ -15,6 +15,7 @@ from nbench.errors import UsageError, did_you_mean
 from nbench.flow.load import CheckpointSpec, parse_checkpoint
 from nbench.flow.weights import BUNDLED
 from nbench.runs.canonical import digest
+from nbench.yaml_files import read_mapping
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _SUITES = Path(__file__).parent / "suites"
@@ -207,14 +208,7 @@ def read_suite(name_or_path: str | Path, overrides: Mapping[str, Any] | None = N
             hint = did_you_mean(path.name, known)
             raise UsageError(f"there is no suite {str(name_or_path)!r}: give a YAML file.{hint}")
         path = known[str(name_or_path)]
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UsageError(f"suite {path} is not YAML: {' '.join(str(error).split())}.") from error
-    except OSError as error:
-        raise UsageError(f"suite {path} cannot be read: {error.strerror}.") from error
-    if not isinstance(content, dict):
-        raise UsageError(f"suite {path} is not a mapping: write lines such as `steps: [2, 4, 8, 28]`.")
+    content = read_mapping(path, what="suite", example="steps: [2, 4, 8, 28]")
     _from_file(content, path.parent)
     return make_suite({**content, **(overrides or {})}, where=f"suite {path}")
 

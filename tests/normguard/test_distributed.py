@@ -10,15 +10,14 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from train_fakes import NoEvaluator, fake_training, log_without_times, train_config, trained_state
+from train_fakes import fake_training, log_without_times, train_config, trained_state
 
-import nbench.normguard.trainer as trainer_module
 from nbench.errors import UsageError
 from nbench.normguard.prompting import training_prompts
 
@@ -35,12 +34,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _quick() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(os, "fsync", lambda descriptor: None)
-        patch.setattr(trainer_module, "Evaluator", NoEvaluator)
-        yield
+pytestmark = pytest.mark.usefixtures("quick_trainings")
 
 
 def config(base: Path, variant: str, **changes: Any) -> Any:

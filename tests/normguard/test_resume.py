@@ -1,7 +1,6 @@
 """A training that was stopped goes on where its last checkpoint stands, and ends with the bits of one that was not."""
 
-import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -36,12 +35,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _quick() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(os, "fsync", lambda descriptor: None)
-        patch.setattr(trainer_module, "Evaluator", NoEvaluator)
-        yield
+pytestmark = pytest.mark.usefixtures("quick_trainings")
 
 
 def config(base: Path, variant: str = "nft", **changes: Any) -> Any:

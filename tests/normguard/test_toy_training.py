@@ -12,7 +12,8 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from toy import SIGMAS, Toy, exact
 
 from nbench.normguard.advantage import constant_groups, group_advantages
 from nbench.normguard.guards import norm_hinge, ratio_norm
@@ -31,35 +32,11 @@ from nbench.normguard.losses import (
     sde_step,
 )
 
-MODES = torch.tensor([[-1.5, 0.0], [1.5, 0.0]])
-SPREAD = 0.3
-SIGMAS = torch.linspace(1, 0, 9)
 BATCH, GROUP = 256, 8
 STEPS = {"nft": 200, "awm": 200, "dpo": 200, "grpo": 80, "guard": 80}
 SDE = {"eta": 0.7, "sigma_first": SIGMAS[1]}
 
 Velocity = Callable[[Tensor, Tensor], Tensor]
-
-
-def _base(x: Tensor, t: Tensor) -> Tensor:
-    """E[eps - x_0 | x_t = x] for the mixture."""
-    t = t.view(-1, 1)
-    variance = (1 - t) ** 2 * SPREAD**2 + t**2
-    distance = x[:, None] - (1 - t)[:, None] * MODES
-    share = (-distance.square().sum(-1) / (2 * variance)).softmax(1)
-    slope = (t - (1 - t) * SPREAD**2) / variance
-    return (share[..., None] * (slope[:, None] * distance - MODES)).sum(1)
-
-
-class _Policy(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.net = nn.Sequential(nn.Linear(3, 64), nn.SiLU(), nn.Linear(64, 64), nn.SiLU(), nn.Linear(64, 2))
-        for parameter in self.net[-1].parameters():
-            nn.init.zeros_(parameter)
-
-    def forward(self, x: Tensor, t: Tensor) -> Tensor:
-        return _base(x, t) + self.net(torch.cat([x, t.view(-1, 1)], 1))
 
 
 def _steps(last: int | None = None) -> list[tuple[Tensor, Tensor]]:
@@ -82,7 +59,7 @@ def _groups(rewards: Tensor) -> Tensor:
     return torch.arange(len(rewards)) // GROUP
 
 
-def _on_rollouts(policy: _Policy, old: _Policy, method: str) -> tuple[Tensor, Tensor]:
+def _on_rollouts(policy: Toy, old: Toy, method: str) -> tuple[Tensor, Tensor]:
     """NFT, AWM and DPO: (loss, hinge) on noised samples."""
     x0 = _sample(old if method == "nft" else policy, BATCH)
     rewards = _reward(x0)
@@ -95,7 +72,7 @@ def _on_rollouts(policy: _Policy, old: _Policy, method: str) -> tuple[Tensor, Te
         x0 = x0[pairs.flatten()]
         t, eps = (value[: len(pairs)].repeat_interleave(2, 0) for value in (t, eps))  # shared by a pair
     x_t = (1 - t)[:, None] * x0 + t[:, None] * eps
-    target, v, ref = eps - x0, policy(x_t, t), _base(x_t, t)
+    target, v, ref = eps - x0, policy(x_t, t), exact(x_t, t)
     hinge = norm_hinge(v, ref)
     if method == "nft":
         with torch.no_grad():
@@ -108,7 +85,7 @@ def _on_rollouts(policy: _Policy, old: _Policy, method: str) -> tuple[Tensor, Te
     return dpo_loss(*win_lose, beta=2.0), hinge
 
 
-def _on_trajectories(policy: _Policy, method: str) -> tuple[Tensor, Tensor]:
+def _on_trajectories(policy: Toy, method: str) -> tuple[Tensor, Tensor]:
     """Flow-GRPO and GRPO-Guard: (loss, hinge) over the steps of stochastic trajectories, but the last."""
     states = []
     x = torch.randn(BATCH, 2)
@@ -130,14 +107,14 @@ def _on_trajectories(policy: _Policy, method: str) -> tuple[Tensor, Tensor]:
         else:
             ratio = ratio_norm(log_prob, log_prob_old, mean, old.mean, std, t_next - t)
             losses.append(ratio.weight * clipped_surrogate(ratio.log_ratio, advantage, clip=2e-6))
-        hinges.append(norm_hinge(v, _base(x_t, t.expand(BATCH))))
+        hinges.append(norm_hinge(v, exact(x_t, t.expand(BATCH))))
     return torch.stack(losses), torch.stack(hinges)
 
 
-def _train(method: str, weight: float | None, steps: int | None = None) -> _Policy:
+def _train(method: str, weight: float | None, steps: int | None = None) -> Toy:
     """A trained policy; weight is lambda of the hinge, None leaves the hinge out."""
     torch.manual_seed(0)
-    policy, old = _Policy(), _Policy()
+    policy, old = Toy(), Toy()
     old.load_state_dict(policy.state_dict())
     optimizer = torch.optim.AdamW(policy.parameters(), lr=1e-3)
     for step in range(1, (STEPS[method] if steps is None else steps) + 1):
@@ -160,26 +137,26 @@ def _mass(velocity: Velocity) -> float:
 
 
 @torch.no_grad()
-def _norm_ratio(policy: _Policy) -> float:
+def _norm_ratio(policy: Toy) -> float:
     """Mean over steps of the RMS of the policy's velocity over the base's, on the base's own trajectories."""
     torch.manual_seed(98)
     x = torch.randn(4000, 2)
     ratios = []
     for t, t_next in _steps():
-        v_ref = _base(x, t.expand(4000))
+        v_ref = exact(x, t.expand(4000))
         ratios.append(policy(x, t.expand(4000)).square().mean().sqrt() / v_ref.square().mean().sqrt())
         x = x + (t_next - t) * v_ref
     return torch.stack(ratios).mean().item()
 
 
-def test_base_samples_both_modes_alike() -> None:
-    assert _mass(_base) == pytest.approx(0.5, abs=0.03)
+def testexact_samples_both_modes_alike() -> None:
+    assert _mass(exact) == pytest.approx(0.5, abs=0.03)
     torch.manual_seed(0)
-    policy = _Policy()
+    policy = Toy()
     assert _norm_ratio(policy) == 1.0
     x, t = torch.randn(8, 2), torch.rand(8)
-    assert torch.equal(policy(x, t), _base(x, t))
-    assert norm_hinge(policy(x, t), _base(x, t)).tolist() == [0.0] * 8
+    assert torch.equal(policy(x, t), exact(x, t))
+    assert norm_hinge(policy(x, t), exact(x, t)).tolist() == [0.0] * 8
     rewards = torch.tensor([1.0, 1.0, 0.0, 1.0])
     assert constant_groups(rewards, torch.tensor([0, 0, 1, 1])).tolist() == [True, True, False, False]
 

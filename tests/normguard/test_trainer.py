@@ -1,15 +1,13 @@
 """The loop as a whole: what every method must do, and what must change nothing."""
 
 import math
-import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from train_fakes import (
     METHODS,
-    NoEvaluator,
     assert_same_training,
     fake_training,
     log_without_times,
@@ -18,19 +16,12 @@ from train_fakes import (
     trained_state,
 )
 
-import nbench.normguard.trainer as trainer_module
 from nbench.flow.load import CheckpointSpec, load_model
 from nbench.normguard.policy import Role
 from nbench.normguard.rollout import roll_out
 from nbench.normguard.tally import Tally
 
-
-@pytest.fixture(scope="module", autouse=True)
-def _quick() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(os, "fsync", lambda descriptor: None)
-        patch.setattr(trainer_module, "Evaluator", NoEvaluator)
-        yield
+pytestmark = pytest.mark.usefixtures("quick_trainings")
 
 
 @pytest.fixture(scope="module")

@@ -1,27 +1,19 @@
 """What a training writes beside its checkpoints: calibrated weights, TensorBoard events, evaluations."""
 
 import json
-import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from train_fakes import NoEvaluator, fake_training, log_without_times, make_trainer, train_config, trained_state
+from train_fakes import fake_training, log_without_times, make_trainer, train_config, trained_state
 
 import nbench.normguard.trainer as trainer_module
 from nbench.errors import UsageError
 from nbench.normguard.tally import Tally
 from nbench.normguard.trainer import Quiet
 
-
-@pytest.fixture(scope="module", autouse=True)
-def _quick() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(os, "fsync", lambda descriptor: None)
-        patch.setattr(trainer_module, "Evaluator", NoEvaluator)
-        yield
+pytestmark = pytest.mark.usefixtures("quick_trainings")
 
 
 class Notes(Quiet):

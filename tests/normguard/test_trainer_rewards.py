@@ -1,8 +1,7 @@
 """Rewards that fail, are constant or are named wrongly: what is left out, and what ends a training."""
 
 import math
-import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,22 +9,15 @@ import pytest
 import torch
 from click.testing import CliRunner
 from PIL import Image
-from train_fakes import ByHand, NoEvaluator, log_without_times, snapshot, train_config, trained_state
+from train_fakes import ByHand, log_without_times, snapshot, train_config, trained_state
 
-import nbench.normguard.trainer as trainer_module
 from nbench.errors import NbenchError, ScorerError, UsageError
 from nbench.normguard.prompting import training_prompts
 from nbench.normguard.trainer import train
 from nbench.scoring.scorer import Metric, Score, ScorerCard
 from nbench.testing import FakeScorer
 
-
-@pytest.fixture(scope="module", autouse=True)
-def _quick() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(os, "fsync", lambda descriptor: None)
-        patch.setattr(trainer_module, "Evaluator", NoEvaluator)
-        yield
+pytestmark = pytest.mark.usefixtures("quick_trainings")
 
 
 def brightness(seen: list[Image.Image], image: Image.Image) -> float:

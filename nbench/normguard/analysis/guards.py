@@ -13,12 +13,13 @@ from typing import Any
 
 from nbench.errors import UsageError
 from nbench.flow.load import SwapsLora, load_model, pick_device
-from nbench.flow.spec import CheckpointSpec
 from nbench.normguard.analysis.inflation import inflation, summarise_inflation
-from nbench.normguard.config import TrainConfig, make_config
+from nbench.normguard.config import NORM_GUARDS, TrainConfig
+from nbench.normguard.config_file import make_config
 from nbench.normguard.evaluation import Evaluation
+from nbench.normguard.observer import TrainObserver
 from nbench.normguard.prompting import training_prompts
-from nbench.normguard.trainer import TrainObserver, TrainResult, train
+from nbench.normguard.trainer import TrainResult, train
 from nbench.stats.bootstrap import Interval
 
 #: makes the observer of one training
@@ -117,8 +118,7 @@ def guarded(config: TrainConfig, variant: Variant) -> TrainConfig:
         UsageError: the method cannot use the guard.
     """
     content = config.model_dump(mode="json")
-    norms = ("norm_hinge", "symmetric_norm", "old_policy_hinge")
-    kept = [guard for guard in content["guards"] if guard["name"] not in norms]
+    kept = [guard for guard in content["guards"] if guard["name"] not in NORM_GUARDS]
     content["guards"] = kept if variant.guard is None else [*kept, dict(variant.guard)]
     return make_config(content, where=f"{config.name} with {variant.name}")
 
@@ -191,19 +191,8 @@ def _row(config: TrainConfig, variant: Variant, chosen: TrainConfig, result: Tra
 
 def measured_norms(config: TrainConfig, lora: Path, steps: int) -> dict[str, Interval]:
     """Norm ratios on the base's and on the LoRA's own trajectories over the held-out prompts, by kind of states."""
-    dtype = config.model.dtype
-    if dtype == "auto":  # as the training
-        dtype = "float32" if pick_device(config.model.device).type == "cpu" else "bfloat16"
-    spec = CheckpointSpec(
-        name="trained",
-        base=config.model.base,
-        lora=str(lora),
-        dtype=dtype,
-        device=config.model.device,
-        revision=config.model.revision,
-        max_sequence_length=config.model.max_sequence_length,
-    )
-    model = load_model(spec)
+    device = str(pick_device(config.model.device))
+    model = load_model(config.model.spec(device, name="trained", lora=str(lora)))
     assert isinstance(model, SwapsLora)
     guidance = model.default_guidance if config.model.guidance is None else config.model.guidance
     height, width = config.model.height, config.model.width

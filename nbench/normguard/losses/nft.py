@@ -133,10 +133,10 @@ def old_policy_decay(step: int, schedule: OldPolicySchedule = 1) -> float:
     raise ValueError(f"Unknown decay schedule {schedule!r}. Known: 0, 1, 2.")
 
 
-def eval_ema_decay(step: int) -> float:
-    """Decay of the averaged copy that is evaluated and saved, applied at every optimiser step s >= 0.
+def eval_ema_decay(step: int, *, most: float = 0.9) -> float:
+    """Decay of the averaged copy that is evaluated and saved, at optimiser step s >= 0.
 
-        min( (1 + s) / (10 + s), 0.9 )
+        min( (1 + s) / (10 + s), most )
 
     Source: NVlabs/DiffusionNFT @24af555.
 
@@ -144,7 +144,7 @@ def eval_ema_decay(step: int) -> float:
         ValueError: step is negative.
     """
     _check_step(step)
-    return min((1 + step) / (10 + step), 0.9)
+    return min((1 + step) / (10 + step), most)
 
 
 def _check_positive(name: str, value: float) -> None:

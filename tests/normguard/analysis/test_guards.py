@@ -9,7 +9,8 @@ import pytest
 from nbench.errors import UsageError
 from nbench.normguard.analysis.guards import Variant, guarded, make_variants
 from nbench.normguard.checkpoint import differences
-from nbench.normguard.config import TrainConfig, make_config
+from nbench.normguard.config import TrainConfig
+from nbench.normguard.config_file import make_config
 
 
 def config(**changes: Any) -> TrainConfig:

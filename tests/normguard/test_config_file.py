@@ -10,7 +10,7 @@ import yaml
 from train_parts import config, content
 
 from nbench.errors import UsageError
-from nbench.normguard.config import bundled_configs, make_config, read_config
+from nbench.normguard.config_file import bundled_configs, make_config, read_config
 from nbench.normguard.methods import make_method
 
 GRPO = {"name": "grpo"}
