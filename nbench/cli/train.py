@@ -103,6 +103,14 @@ def _list() -> None:
     wide_console().print(table)
 
 
+def _leave_process_group() -> None:
+    """Close connections to the other processes, if any; a process that exits with them open may be aborted."""
+    import torch
+
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
 def _train(config: Any, out: Path) -> None:
     import os
 
@@ -113,11 +121,14 @@ def _train(config: Any, out: Path) -> None:
     from nbench.normguard.trainer import train as run_training
     from nbench.report.training import evaluation_table
 
-    if int(os.environ.get("RANK", "0")) > 0:  # the first process reports
-        run_training(config, out)
-        return
-    with TrainingView(Console(stderr=True), config) as view:
-        result = run_training(config, out, observer=view)
+    try:
+        if int(os.environ.get("RANK", "0")) > 0:  # the first process reports
+            run_training(config, out)
+            return
+        with TrainingView(Console(stderr=True), config) as view:
+            result = run_training(config, out, observer=view)
+    finally:
+        _leave_process_group()
     wide_console().print(evaluation_table(result.evaluation))
     if config.model.tuning == "lora":
         loads = f"--checkpoint base={config.model.base} --checkpoint trained={config.model.base}+{result.policy}"

@@ -262,11 +262,14 @@ class Trainer:
                     if due and not last and evaluator is not None:
                         self._evaluate(evaluator, self._saved(saved))
             self.accelerator.wait_for_everyone()
+        # The main process evaluates and reports; one that left earlier would take its launcher, and all others, along.
+        result = None if evaluator is None else self._finish(evaluator, started)
+        self.accelerator.wait_for_everyone()
         if config.tensorboard:
             self.accelerator.end_training()
-        if evaluator is None:
-            raise SystemExit(0)  # the main process evaluates and reports
-        return self._finish(evaluator, started)
+        if result is None:
+            raise SystemExit(0)
+        return result
 
     def _finish(self, evaluator: Evaluator, started: float) -> TrainResult:
         final = {role: self.policy.save(role, self.folder.final / role) for role in ("policy", "ema")}
