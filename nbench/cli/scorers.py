@@ -12,23 +12,26 @@ def scorers() -> None:
 
 @scorers.command("list")
 def list_all() -> None:
-    """List every scorer, built in or from a plug-in package."""
+    """List every scorer, built in or from a plug-in package, and whether it can run here."""
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     from nbench.errors import ScorerError
-    from nbench.scoring.registry import get_scorer, scorer_entries
+    from nbench.scoring.registry import describe_scorer, scorer_entries
 
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in ("name", "kind", "prompt", "package", "what it measures"):
-        table.add_column(heading, no_wrap=heading == "name")
+    for heading in ("name", "kind", "prompt", "runs here", "package", "what it measures"):
+        table.add_column(heading, no_wrap=heading in ("name", "kind", "prompt"))
     for entry in scorer_entries():
         try:
-            card = get_scorer(entry.name).card
+            card, reason = describe_scorer(entry.name)
         except ScorerError as error:
-            table.add_row(entry.name, "-", "-", entry.package, f"not usable: {error}", style="red")
+            table.add_row(entry.name, "-", "-", "no", entry.package, Text(f"not usable: {error}"), style="red")
             continue
-        table.add_row(entry.name, card.kind, "yes" if card.uses_prompt else "no", entry.package, card.summary)
+        here = "yes" if reason is None else "needs weights"
+        prompt = "yes" if card.uses_prompt else "no"
+        table.add_row(entry.name, card.kind, prompt, here, entry.package, Text(card.summary))
     Console().print(table)
 
 
@@ -40,11 +43,12 @@ def show(name: str, as_json: bool) -> None:
     import dataclasses
     import json
 
-    from nbench.scoring.registry import card_identity, get_scorer
+    from nbench.scoring.registry import card_identity, describe_scorer
 
-    card = get_scorer(name).card
+    card, reason = describe_scorer(name)
+    identity = card_identity(card) if reason is None else None
     if as_json:
-        click.echo(json.dumps({**dataclasses.asdict(card), "identity": card_identity(card)}, indent=2))
+        click.echo(json.dumps({**dataclasses.asdict(card), "identity": identity, "not_usable": reason}, indent=2))
         return
 
     from rich.console import Console
@@ -60,48 +64,71 @@ def show(name: str, as_json: bool) -> None:
         for metric in card.metrics
     ]
     weights = [f"{file}  sha256 {digest}" for file, digest in card.weights.items()]
+    variants = [f"{card.name}:{one.name}: {one.unit} ({one.source})" for one in card.variants]
     for label, text in (
         ("name", card.name),
         ("kind", card.kind),
         ("version", card.version),
         ("summary", card.summary),
         ("metrics", "\n".join(metrics)),
+        ("variants", "\n".join(variants)),
         ("reads the prompt", "yes" if card.uses_prompt else "no"),
         ("preprocessing", card.preprocessing),
-        ("weights", "\n".join(weights) or "none"),
+        ("fooled by", ", ".join(card.fooled_by) + "; unfit for absolute floors" if card.fooled_by else ""),
+        ("weights", "\n".join(weights) or ("none" if reason is None else "")),
         ("licence", card.licence),
         ("source", card.source),
-        ("identity", card_identity(card)),
+        ("identity", identity or ""),
+        ("cannot run here", reason or ""),
     ):
-        table.add_row(label, Text(text))
+        if text:
+            table.add_row(label, Text(text))
     Console().print(table)
 
 
 @scorers.command("check")
-@click.argument("name")
-@click.option("--device", default="cpu", show_default=True, help="Torch device that the scorer runs on.")
+@click.argument("names", nargs=-1, metavar="NAME...")
+@click.option("--all", "everything", is_flag=True, help="Every scorer; those without weights here are named.")
+@click.option("--markdown", is_flag=True, help="One Markdown table, a line per scorer.")
+@click.option("--device", default="cpu", show_default=True, help="Torch device that the scorers run on.")
 @click.pass_context
-def check(context: click.Context, name: str, device: str) -> None:
-    """Check NAME on the bundled pocket scenes: repeatable, blind to the batch, not fooled by canaries.
+def check(context: click.Context, names: tuple[str, ...], everything: bool, markdown: bool, device: str) -> None:
+    """Check scorers on the bundled pocket scenes: repeatable, blind to the batch, not fooled by canaries.
 
     Exits with 1 when a check fails.
     """
     from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
 
-    from nbench.scoring.conformance import check_scorer
-    from nbench.scoring.registry import get_scorer
+    from nbench.errors import ScorerError, UsageError
+    from nbench.report.conformance import check_table, conformance_markdown
+    from nbench.scoring.conformance import ConformanceReport, check_scorer
+    from nbench.scoring.registry import get_any_scorer, list_scorers
 
-    report = check_scorer(get_scorer(name, device))
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in ("check", "", "figures"):
-        table.add_column(heading, no_wrap=heading != "figures")
-    words = {True: Text("passed", "green"), False: Text("FAILED", "bold red"), None: Text("-", "dim")}
-    for item in report.checks:
-        table.add_row(item.name, words[item.passed], Text(item.detail))
-    Console().print(table)
-    if not report.passed:
-        failed = ", ".join(item.name for item in report.checks if item.passed is False)
-        click.echo(f"{name} failed: {failed}.", err=True)
+    if bool(names) == everything:
+        raise UsageError("name the scorers to check, or give --all.")
+    reports: dict[str, ConformanceReport | ScorerError] = {}
+    for name in list_scorers() if everything else names:
+        try:
+            reports[name] = check_scorer(get_any_scorer(name, device))
+        except ScorerError as error:
+            if not everything:
+                raise
+            reports[name] = error
+    if markdown:
+        click.echo(conformance_markdown(reports))
+    else:
+        for name, report in reports.items():
+            if len(reports) > 1:
+                click.echo(f"\n{name}")
+            if isinstance(report, ScorerError):
+                click.echo(f"not checked: {report}")
+            else:
+                Console().print(check_table(report))
+    failed = False
+    for name, report in reports.items():
+        if not isinstance(report, ScorerError) and not report.passed:
+            found = ", ".join(item.name for item in report.checks if item.passed is False)
+            click.echo(f"{name} failed: {found}.", err=True)
+            failed = True
+    if failed:
         context.exit(1)

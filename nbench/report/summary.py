@@ -83,23 +83,26 @@ class Summary:
     Attributes:
         columns: its metrics.
         lines: checkpoints in order, steps ascending.
-        failures: (count, reason), the commonest first: of pictures and of scores.
+        failures: (count, reason), the commonest first: of pictures, of scores and of sets.
+        truncated: (scorer, prompts cut to its text length, prompts scored), for scorers that cut any.
     """
 
     columns: tuple[Column, ...]
     lines: tuple[Line, ...]
     failures: tuple[tuple[int, str], ...]
+    truncated: tuple[tuple[str, int, int], ...] = ()
 
 
 def summarise(run: RunTables) -> Summary:
     """Means over all cells of a checkpoint and step count, with 95 % intervals clustered by prompt."""
     columns = _columns(run.card)
-    scores = _by_place(run.scores, ("scorer", "metric", "value", "prompt_id"))
+    wanted = ("scorer", "metric", "value", "prompt_id")
+    scores, sets = _by_place(run.scores, wanted), _by_place(run.sets, wanted)
     norm_rows = _by_place(run.norms, ("norm", "ratio"))
     lines = []
     for place, rows in _by_place(run.samples, ("path",)).items():
         found: dict[tuple[str, str], list[tuple[float | None, str]]] = {}
-        for scorer, metric, value, prompt in scores.get(place, []):
+        for scorer, metric, value, prompt in [*scores.get(place, []), *sets.get(place, [])]:
             found.setdefault((scorer, metric), []).append((value, prompt))
         measured = norm_rows.get(place, [])
         ratios = [ratio for _, ratio in measured if ratio is not None]
@@ -115,7 +118,7 @@ def summarise(run: RunTables) -> Summary:
                 speed=run.speed.get(place),
             )
         )
-    return Summary(columns, tuple(lines), _failures(run))
+    return Summary(columns, tuple(lines), _failures(run), _truncated(run))
 
 
 def _columns(card: Mapping[str, Any]) -> tuple[Column, ...]:
@@ -152,11 +155,20 @@ def _failures(run: RunTables) -> tuple[tuple[int, str], ...]:
         if reason is not None:
             counted[f"no picture: {reason}"] = counted.get(f"no picture: {reason}", 0) + 1
     seen: set[tuple[str, str, str]] = set()  # a scorer of many metrics fails once per picture
-    for key, scorer, reason in zip(
-        run.scores["key"].to_pylist(), run.scores["scorer"].to_pylist(), run.scores["reason"].to_pylist(), strict=True
-    ):
-        if reason is None or reason == "no picture" or (key, scorer, reason) in seen:
-            continue
-        seen.add((key, scorer, reason))
-        counted[f"no {scorer} score: {reason}"] = counted.get(f"no {scorer} score: {reason}", 0) + 1
+    for table in (run.scores, run.sets):
+        columns = table.select(["key", "scorer", "reason"]).to_pydict()
+        for key, scorer, reason in zip(columns["key"], columns["scorer"], columns["reason"], strict=True):
+            if reason is None or reason == "no picture" or (key, scorer, reason) in seen:
+                continue
+            seen.add((key, scorer, reason))
+            counted[f"no {scorer} score: {reason}"] = counted.get(f"no {scorer} score: {reason}", 0) + 1
     return tuple(sorted(((count, reason) for reason, count in counted.items()), reverse=True))
+
+
+def _truncated(run: RunTables) -> tuple[tuple[str, int, int], ...]:
+    columns = run.scores.select(["scorer", "prompt_id", "truncated"]).to_pydict()
+    cut: dict[str, dict[str, bool]] = {}
+    for scorer, prompt, truncated in zip(*columns.values(), strict=True):
+        if truncated is not None:
+            cut.setdefault(scorer, {})[prompt] = truncated
+    return tuple((scorer, sum(found.values()), len(found)) for scorer, found in cut.items() if any(found.values()))

@@ -24,6 +24,10 @@ def summary_tables(summary: Summary) -> RenderableType:
     parts: list[RenderableType] = [_table(summary, judged, title, telemetry=True)]
     if described:
         parts.append(_table(summary, described, "statistics of the pictures, mean ± 95 % interval", telemetry=False))
+    parts += [
+        Text(f"{scorer} read only the beginning of {cut} of {count} prompts, which are longer than its text length.")
+        for scorer, cut, count in summary.truncated
+    ]
     if summary.failures:
         parts.append(failure_table(summary))
     return Group(*parts)

@@ -18,11 +18,11 @@ from typing import TYPE_CHECKING, cast
 from nbench.errors import CheckpointError
 from nbench.flow.load import CheckpointSpec
 from nbench.prompts import PromptSet
-from nbench.scoring.scorer import Scorer
 
 if TYPE_CHECKING:
     from nbench.flow.model import FlowModel
     from nbench.flow.pipeline import PipelineModel
+    from nbench.scoring.registry import AnyScorer
 
     AnyModel = FlowModel | PipelineModel
 
@@ -44,7 +44,7 @@ class Backend:
     load: Callable[[CheckpointSpec], AnyModel]
     swap_lora: Callable[[FlowModel, str | None, float], object]
     reference_view: Callable[[FlowModel], FlowModel]
-    scorer: Callable[[str, str], Scorer]
+    scorer: Callable[[str, str], AnyScorer]
     prompts: Callable[[str, int | None], PromptSet]
 
 
@@ -52,14 +52,14 @@ def default_backend() -> Backend:
     """The real one."""
     from nbench.flow import load
     from nbench.prompts import load_prompt_set
-    from nbench.scoring.registry import get_scorer
+    from nbench.scoring.registry import get_any_scorer
 
     return Backend(
         weights_hash=load.weights_hash,
         load=load.load_any,
         swap_lora=load.swap_lora,
         reference_view=load.reference_view,
-        scorer=get_scorer,
+        scorer=get_any_scorer,
         prompts=load_prompt_set,
     )
 

@@ -11,8 +11,10 @@ from nbench.errors import CardMismatchError
 from nbench.runs.canonical import canonical_json, digest
 from nbench.runs.resolve import Resolved, ResolvedCheckpoint
 from nbench.scoring.registry import card_identity
+from nbench.scoring.scorer import ScorerCard
 
 _FORMAT = 1
+_NOT_ON_CARD = ("heavy", "variants", "fooled_by")
 #: raised when the sampling code changes pictures; part of each picture's key
 SAMPLER_VERSION = 1
 
@@ -59,10 +61,15 @@ def make_card(resolved: Resolved) -> dict[str, Any]:
         "norm_ratio": suite.norm_ratio,
         "checkpoints": {checkpoint.name: _checkpoint(checkpoint) for checkpoint in resolved.checkpoints},
         "scorers": {
-            name: {"identity": card_identity(scorer.card), **_plain(asdict(scorer.card))}
+            name: {"identity": card_identity(scorer.card), **_scorer(scorer.card)}
             for name, scorer in resolved.scorers.items()
         },
     }
+
+
+def _scorer(card: ScorerCard) -> dict[str, Any]:
+    """A scorer's card, without what says nothing about the numbers."""
+    return {key: _plain(value) for key, value in asdict(card).items() if key not in _NOT_ON_CARD}
 
 
 def _checkpoint(checkpoint: ResolvedCheckpoint) -> dict[str, Any]:

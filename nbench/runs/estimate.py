@@ -12,6 +12,7 @@ from nbench.runs.images import StoredPicture
 from nbench.runs.journal import failures
 from nbench.runs.plan import Batch, Cell, make_cells, plan_batches, reference_identity
 from nbench.runs.resolve import Resolved, ResolvedCheckpoint, resolve
+from nbench.runs.sets import make_sets
 from nbench.runs.store import Store
 from nbench.runs.suite import Suite
 from nbench.scoring.registry import card_identity
@@ -90,10 +91,14 @@ def estimate(suite: Suite, store: Store, *, backend: Backend | None = None, retr
     parts = tuple(_estimate(resolved, entry.name, cells, stored, batches, rows) for entry in suite.checkpoints)
     keys = {*stored, *(key for batch in batches for key in batch.write)}
     unknown = rows * sum(len(_unknown(checkpoint, suite)) for checkpoint in resolved.checkpoints)
+    sets = [one for one in make_sets(cells) if not one.missing(keys)]
     scores = 0
     for name, identity in identities.items():
         ledger = store.scores(identity, "dry-run")
-        scores += unknown + sum(key not in ledger and key not in unscored[name] for key in keys)
+        of_sets = name in resolved.set_scorers
+        wanted = {one.key for one in sets} if of_sets else keys
+        scores += unknown // suite.seeds if of_sets else unknown
+        scores += sum(key not in ledger and key not in unscored[name] for key in wanted)
     return Estimate(run.name, run.state() if old is not None else "new", parts, scores)
 
 

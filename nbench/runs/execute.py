@@ -22,6 +22,7 @@ from nbench.runs.observer import Observer, Quiet
 from nbench.runs.plan import make_cells, plan_batches, reference_identity
 from nbench.runs.resolve import Resolved, resolve
 from nbench.runs.score import ScoringStage, missing_scores
+from nbench.runs.sets import SetScoringStage, make_sets, missing_sets
 from nbench.runs.store import WORKER, RunFolder, Store, write_json
 from nbench.runs.suite import Suite
 from nbench.runs.tables import TABLES, Outcome, write_tables
@@ -120,6 +121,7 @@ class _Attempt:
         self.retry_failed = retry_failed
         self.cells = make_cells(resolved)
         self.keys = list(dict.fromkeys(cell.key for cell in self.cells))
+        self.sets = make_sets(self.cells)
         self.identities = {name: card_identity(scorer.card) for name, scorer in resolved.scorers.items()}
         self.generated = self.scored = 0
         self._reported = 0
@@ -140,8 +142,12 @@ class _Attempt:
             failed = sum(cell.key not in outcome.stored for cell in self.cells)
             score_failures = sum(
                 cell.key in outcome.stored and cell.key not in outcome.scores[name]
-                for name in outcome.scores
+                for name in self.resolved.picture_scorers
                 for cell in self.cells
+            ) + sum(
+                not one.missing(outcome.stored) and one.key not in outcome.scores[name]
+                for name in self.resolved.set_scorers
+                for one in self.sets
             )
             self._finish(card, outcome, failed, score_failures)
         return RunResult(
@@ -185,7 +191,9 @@ class _Attempt:
             lost = self._score(stored, scores, skipped)
             if not lost:
                 picture_failures, score_failures = failures(self.folder.records(), self.identities)
-                return Outcome(self.resolved, self.cells, stored, ratios, scores, picture_failures, score_failures)
+                return Outcome(
+                    self.resolved, self.cells, self.sets, stored, ratios, scores, picture_failures, score_failures
+                )
         raise StoreError(
             f"pictures in {self.store.images.folder} keep getting lost; check the disk, then run the command again."
         )
@@ -225,17 +233,22 @@ class _Attempt:
         self, stored: Mapping[str, StoredPicture], scores: Mapping[str, Ledger], failed: Mapping[str, Mapping[str, str]]
     ) -> bool:
         """Score what is missing; returns whether a picture was lost on the way."""
-        scorers = self.resolved.scorers
-        batches = missing_scores(scorers, scores, self.cells, stored, failed)
-        todo = sum(len(keys) for batch in batches for keys in batch.write.values())
-        self.observer.stage("score", len(scores) * len(stored), len(scores) * len(stored) - todo)
-        if not batches:
+        pictures, sets = self.resolved.picture_scorers, self.resolved.set_scorers
+        groups = missing_scores(pictures, scores, self.cells, stored, failed)
+        set_batches = missing_sets(self.sets, {name: scores[name] for name in sets}, stored, failed)
+        todo = sum(len(keys) for group in groups for batch in group for keys in batch.write.values())
+        todo += sum(len(found) for found in set_batches.values())
+        total = len(pictures) * len(stored) + len(sets) * sum(not one.missing(stored) for one in self.sets)
+        self.observer.stage("score", total, total - todo)
+        if not todo:
             return False
         self.models.close()  # scorers may need the device
         self._undo()
         known = sum(len(ledger) for ledger in scores.values())
         with self._journal() as journal:
-            complete = ScoringStage(scorers, scores, self.store.images, journal, self.observer).run(batches)
+            arguments = (scores, self.store.images, journal, self.observer)
+            complete = ScoringStage(pictures, *arguments).run(groups)
+            complete = SetScoringStage(sets, *arguments).run(set_batches) and complete
         self.scored += sum(len(ledger) for ledger in scores.values()) - known
         self._report_damage()
         return not complete

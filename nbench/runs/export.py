@@ -24,8 +24,8 @@ _PICTURES_HELD = 64  # at a time, when pictures are exported
 def export_run(run: RunTables, images: ImageStore, to: Format, out: Path) -> list[Path]:
     """Write a run's tables into the folder `out`; returns the files.
 
-    parquet and csv: samples, scores and norms, and the card. hf: a folder that `datasets.load_dataset` reads (and that
-    can be uploaded as it is), one row per picture with a column per metric.
+    parquet and csv: samples, scores, sets and norms, and the card. hf: a folder that `datasets.load_dataset` reads (and
+    that can be uploaded as it is), one row per picture with a column per metric.
 
     Raises:
         UsageError: `out` is a file, or holds something already.

@@ -234,9 +234,10 @@ def plan_scores(
 
 
 def scoring_groups(cards: Mapping[str, ScorerCard]) -> list[list[str]]:
-    """Which scorers share a pass over the pictures: all light ones together, then each judge on its own.
+    """Which scorers share a pass over the pictures: all light ones together, then each heavy one and judge on its own.
 
-    A judge may need the whole device, so it comes after the others' weights are gone.
+    A heavy one may need the whole device, so it comes after the others' weights are gone.
     """
-    light = [name for name, card in cards.items() if card.kind != "judge"]
-    return [group for group in [light, *([name] for name, card in cards.items() if card.kind == "judge")] if group]
+    alone = [name for name, card in cards.items() if card.heavy or card.kind == "judge"]
+    light = [name for name in cards if name not in alone]
+    return [group for group in [light, *([name] for name in alone)] if group]

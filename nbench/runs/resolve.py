@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 from nbench.errors import UsageError
 from nbench.flow.load import CheckpointSpec
@@ -24,7 +25,9 @@ from nbench.runs.canonical import digest
 from nbench.runs.facts import Facts, ask, check_size, read_facts, sigma_name, write_facts
 from nbench.runs.store import Store
 from nbench.runs.suite import Checkpoint, Suite
+from nbench.scoring.registry import AnyScorer
 from nbench.scoring.scorer import Scorer
+from nbench.scoring.sets import SetScorer
 
 
 @dataclass(frozen=True)
@@ -76,7 +79,17 @@ class Resolved:
     dtype: str
     versions: Mapping[str, str]
     attention: str
-    scorers: Mapping[str, Scorer]
+    scorers: Mapping[str, AnyScorer]
+
+    @cached_property
+    def set_scorers(self) -> Mapping[str, SetScorer]:
+        """Those of sets."""
+        return {name: scorer for name, scorer in self.scorers.items() if isinstance(scorer, SetScorer)}
+
+    @cached_property
+    def picture_scorers(self) -> Mapping[str, Scorer]:
+        """Those of single pictures."""
+        return {name: scorer for name, scorer in self.scorers.items() if not isinstance(scorer, SetScorer)}
 
     @property
     def reference(self) -> ResolvedCheckpoint:

@@ -1,4 +1,4 @@
-"""The tables of a run: samples, scores and norms as parquet, the same bytes however often the run was interrupted.
+"""The tables of a run: samples, scores, sets and norms as parquet, the same bytes however often it was interrupted.
 
 Rows are in the order of the cells; nothing in them depends on time, machine or attempt.
 """
@@ -18,12 +18,14 @@ from nbench.runs.images import StoredPicture
 from nbench.runs.journal import Ledger
 from nbench.runs.plan import Cell
 from nbench.runs.resolve import Resolved
+from nbench.runs.score import TRUNCATED
+from nbench.runs.sets import PictureSet
 from nbench.runs.store import RunFolder
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-TABLES = ("samples", "scores", "norms")
+TABLES = ("samples", "scores", "sets", "norms")
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,7 @@ class Outcome:
     Attributes:
         resolved: the run.
         cells: all of them, in order.
+        sets: all of them, in order.
         stored: pictures by key.
         ratios: norm ratios by key.
         scores: values by scorer name.
@@ -42,6 +45,7 @@ class Outcome:
 
     resolved: Resolved
     cells: Sequence[Cell]
+    sets: Sequence[PictureSet]
     stored: Mapping[str, StoredPicture]
     ratios: Ledger
     scores: Mapping[str, Ledger]
@@ -50,14 +54,19 @@ class Outcome:
 
 
 def write_tables(run: RunFolder, outcome: Outcome) -> dict[str, str]:
-    """Write the three tables; returns file name -> sha256.
+    """Write the tables; returns file name -> sha256.
 
     Raises:
         StoreError: the disk refuses.
     """
     import pyarrow.parquet as pq
 
-    made = {"samples": _samples(outcome), "scores": _scores(outcome), "norms": _norms(outcome)}
+    made = {
+        "samples": _samples(outcome),
+        "scores": _scores(outcome),
+        "sets": _sets(outcome),
+        "norms": _norms(outcome),
+    }
     hashes = {}
     for name, table in made.items():
         buffer = io.BytesIO()
@@ -123,14 +132,14 @@ def _samples(outcome: Outcome) -> pa.Table:
 
 
 def _scores(outcome: Outcome) -> pa.Table:
-    """A row per cell, scorer and metric: a value, or the reason why there is none."""
+    """A row per cell, scorer of pictures and metric: a value or the reason why not; whether the prompt was cut."""
     import pyarrow as pa
 
     rows = []
-    for name, scorer in outcome.resolved.scorers.items():
+    for name, scorer in outcome.resolved.picture_scorers.items():
         for cell in outcome.cells:
             values = outcome.scores[name].get(cell.key) if cell.key in outcome.stored else None
-            reason = None
+            reason, cut = None, None if values is None else values.get(TRUNCATED)
             if values is None:
                 reason = outcome.score_failures[name].get(cell.key, "not scored")
                 if cell.key not in outcome.stored:
@@ -144,14 +153,53 @@ def _scores(outcome: Outcome) -> pa.Table:
                         "metric": metric.name or name,
                         "value": value,
                         "reason": reason,
+                        "truncated": None if cut is None else bool(cut),
+                    }
+                )
+    schema = [*_cell_schema(), *_score_schema(), ("truncated", pa.bool_())]
+    return pa.Table.from_pylist(rows, schema=pa.schema(schema))
+
+
+def _score_schema() -> list[tuple[str, pa.DataType]]:
+    import pyarrow as pa
+
+    return [("scorer", pa.string()), ("metric", pa.string()), ("value", pa.float64()), ("reason", pa.string())]
+
+
+def _sets(outcome: Outcome) -> pa.Table:
+    """A row per checkpoint, step count, prompt, set-level scorer and metric: a value, or the reason why not."""
+    import pyarrow as pa
+
+    rows = []
+    for name, scorer in outcome.resolved.set_scorers.items():
+        for one in outcome.sets:
+            values, reason = outcome.scores[name].get(one.key), None
+            missing = one.missing(outcome.stored)
+            if missing:
+                values, reason = None, f"{missing} of {len(one.cells)} pictures are missing"
+            elif values is None:
+                reason = outcome.score_failures[name].get(one.key, "not scored")
+            for metric in scorer.card.metrics:
+                rows.append(
+                    {
+                        "checkpoint": one.checkpoint,
+                        "steps": one.steps,
+                        "prompt_id": one.prompt.id,
+                        "seeds": len(one.cells),
+                        "key": one.key,
+                        "scorer": name,
+                        "metric": metric.name or name,
+                        "value": None if values is None else values[metric.name],
+                        "reason": reason,
                     }
                 )
     schema = [
-        *_cell_schema(),
-        ("scorer", pa.string()),
-        ("metric", pa.string()),
-        ("value", pa.float64()),
-        ("reason", pa.string()),
+        ("checkpoint", pa.string()),
+        ("steps", pa.int32()),
+        ("prompt_id", pa.string()),
+        ("seeds", pa.int32()),
+        ("key", pa.string()),
+        *_score_schema(),
     ]
     return pa.Table.from_pylist(rows, schema=pa.schema(schema))
 
@@ -200,7 +248,7 @@ class RunTables:
         folder: of the run.
         card: its comparability card.
         done: what done.json says; {} when the run is not complete.
-        samples, scores, norms: its tables.
+        samples, scores, sets, norms: its tables.
         speed: (checkpoint, steps) -> pictures per second, for what this run made itself.
     """
 
@@ -209,6 +257,7 @@ class RunTables:
     done: Mapping[str, Any]
     samples: pa.Table
     scores: pa.Table
+    sets: pa.Table
     norms: pa.Table
     speed: Mapping[tuple[str, int], float]
 
@@ -243,6 +292,7 @@ def load_run(folder: RunFolder) -> RunTables:
         done=folder.read_json(folder.done) or {},
         samples=tables["samples"],
         scores=tables["scores"],
+        sets=tables["sets"],
         norms=tables["norms"],
         speed=speeds(folder.records()),
     )

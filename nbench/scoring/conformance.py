@@ -10,10 +10,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-from PIL import Image, ImageFilter
+from PIL import Image, ImageEnhance, ImageFilter
 
 from nbench.pocket.scenes import Picture, sample_scenes
+from nbench.scoring.registry import AnyScorer
 from nbench.scoring.scorer import Score, Scorer
+from nbench.scoring.sets import SetScorer
 
 TOLERANCE = 1e-5  # of a value's size, or absolute below 1: what another batch may change through rounding
 
@@ -54,7 +56,7 @@ class ConformanceReport:
 
 
 def canaries(pictures: Sequence[Picture]) -> dict[str, list[Picture]]:
-    """Pictures that no sound scorer prefers to `pictures`: black, white, noise, wrong prompt, blurred."""
+    """Pictures that no sound scorer prefers to `pictures`: black, white, noise, wrong prompt, blurred, saturated."""
     draw = np.random.default_rng(0)
     prompts = [prompt for _, prompt in pictures]
 
@@ -70,20 +72,39 @@ def canaries(pictures: Sequence[Picture]) -> dict[str, list[Picture]]:
         "noise": same(noise),
         "wrong prompt": [(image, other) for (image, _), other in zip(pictures, prompts[1:] + prompts[:1], strict=True)],
         "blurred": same(lambda image: image.filter(ImageFilter.GaussianBlur(image.width / 16))),
+        "saturated": same(lambda image: ImageEnhance.Color(image.convert("RGB")).enhance(4.0)),
     }
 
 
-def check_scorer(scorer: Scorer, pictures: Sequence[Picture] | None = None) -> ConformanceReport:
+def odd_inputs() -> dict[str, Picture]:
+    """Pictures and prompts that a run may come across; each must give a value or a reason, not an exception."""
+    image, prompt = sample_scenes()[0]
+    return {
+        "grey picture": (image.convert("L"), prompt),
+        "picture with alpha": (image.convert("RGBA"), prompt),
+        "palette picture": (image.convert("P"), prompt),
+        "picture of one pixel": (image.resize((1, 1)), prompt),
+        "picture of 301x47": (image.resize((301, 47)), prompt),
+        "empty prompt": (image, ""),
+        "prompt of 500 words": (image, " ".join([prompt] * 500)[:4000]),
+        "prompt in Chinese": (image, "一只在草地上的红色狐狸"),
+    }
+
+
+def check_scorer(scorer: AnyScorer, pictures: Sequence[Picture] | None = None) -> ConformanceReport:
     """Check that a scorer answers every picture, repeats itself, ignores batch and order, and sees through canaries.
 
     Args:
-        scorer: any Scorer.
+        scorer: of pictures, or of sets.
         pictures: at least two RGB pictures with fitting prompts; the bundled pocket scenes by default.
 
     Returns:
-        A report. The canary checks apply to metrics with an orientation, and are None for the others.
+        A report. The canary checks apply to metrics with an orientation, and are None for the others. A canary that the
+        card's `fooled_by` names does not fail a scorer; one that it names without need does.
     """
     pictures = list(pictures or sample_scenes())
+    if isinstance(scorer, SetScorer):
+        return _check_set_scorer(scorer, [image for image, _ in pictures])
     card = scorer.card
     first = _score(scorer, pictures)
     checks = [_shape(scorer, first, len(pictures))]
@@ -105,6 +126,7 @@ def check_scorer(scorer: Scorer, pictures: Sequence[Picture] | None = None) -> C
         checks.append(Check("reads the prompt", moved > 0, f"another prompt moves values by up to {moved:.3g}"))
     else:
         checks.append(_difference("ignores the prompt", first, swapped, tolerance=0.0))
+    checks += [_precision(first), _odd_inputs(scorer)]
     checks += _orientation(scorer, first, scored)
     means = {"as drawn": _mean(first)} | {name: _mean(scores) for name, scores in scored.items()}
     return ConformanceReport(card.name, tuple(checks), means)
@@ -114,7 +136,7 @@ def _score(scorer: Scorer, pictures: Sequence[Picture]) -> list[Score]:
     return list(scorer.score([image for image, _ in pictures], [prompt for _, prompt in pictures]))
 
 
-def _shape(scorer: Scorer, scores: Sequence[Score], count: int) -> Check:
+def _shape(scorer: AnyScorer, scores: Sequence[Score], count: int) -> Check:
     name = "one score per picture"
     if len(scores) != count:
         return Check(name, False, f"{len(scores)} scores for {count} pictures")
@@ -155,7 +177,8 @@ def _orientation(scorer: Scorer, first: Sequence[Score], scored: Mapping[str, Se
     oriented = [metric for metric in scorer.card.metrics if metric.orientation != "none"]
     if not oriented:
         return [Check("canaries", None, "no metric has an orientation")]
-    checks = []
+    checks: list[Check] = []
+    fooled: dict[str, bool] = {}  # declared canary -> whether it is one
     drawn = _mean(first) or {}
     for canary, scores in scored.items():
         if canary == "wrong prompt" and not scorer.card.uses_prompt:
@@ -167,6 +190,71 @@ def _orientation(scorer: Scorer, first: Sequence[Score], scored: Mapping[str, Se
                 checks.append(Check(name, None, "refused, with a reason"))
                 continue
             sign = 1 if metric.orientation == "higher" else -1
-            better = sign * (drawn[metric.name] - found[metric.name]) > 0
-            checks.append(Check(name, better, f"{found[metric.name]:.4g}, as drawn {drawn[metric.name]:.4g}"))
+            lower = sign * (drawn[metric.name] - found[metric.name]) > 0
+            detail = f"{found[metric.name]:.4g}, as drawn {drawn[metric.name]:.4g}"
+            if canary in scorer.card.fooled_by:
+                fooled.setdefault(canary, False)
+                fooled[canary] |= not lower
+                checks.append(Check(name, None, f"{detail}; declared: unfit for absolute floors"))
+            else:
+                checks.append(Check(name, lower, detail))
+    idle = [canary for canary, true in fooled.items() if not true]
+    if idle:
+        checks.append(Check("declared canaries", False, f"not fooled by {', '.join(idle)}: take it off the card"))
     return checks
+
+
+def _precision(scores: Sequence[Score]) -> Check:
+    """Whether values carry more than 16 bits; None where they are few, as counts and shares of letters are."""
+    name = "more than half precision"
+    metrics = {metric for score in scores for metric in score.values or {}}
+    judged, half = 0, []
+    for metric in sorted(metrics):
+        values = np.array([score.values[metric] for score in scores if score.values is not None], np.float32)
+        if len(values) < 4 or len(set(values.tolist())) < len(values):
+            continue
+        judged += 1
+        rounded = (values.view(np.uint32) & 0xFFFF) == 0  # bfloat16 is the upper half of float32
+        if bool(rounded.all()) or np.array_equal(values.astype(np.float16).astype(np.float32), values):
+            half.append(metric or "its metric")
+    if not judged:
+        return Check(name, None, "too few different values to tell")
+    return Check(name, not half, f"16-bit values: {', '.join(half)}" if half else "scored in float32 or better")
+
+
+def _odd_inputs(scorer: Scorer) -> Check:
+    name, outcomes = "odd input gives a value or a reason", []
+    for what, (image, prompt) in odd_inputs().items():
+        try:
+            (score,) = scorer.score([image], [prompt])
+        except Exception as error:
+            return Check(name, False, f"{what}: raised {type(error).__name__}: {error}")
+        if not score.ok:
+            outcomes.append(what)
+    return Check(name, True, f"a reason for: {', '.join(outcomes)}" if outcomes else "a value for each")
+
+
+def _check_set_scorer(scorer: SetScorer, images: Sequence[Image.Image]) -> ConformanceReport:
+    """Repeatable, blind to order, lowest on copies of one picture, and a reason for a single one."""
+    first = scorer.score_set(images)
+    checks = [_shape(scorer, [first], 1)]
+    if not checks[0].passed:
+        return ConformanceReport(scorer.card.name, tuple(checks))
+    checks.append(_difference("determinism", [first], [scorer.score_set(images)], tolerance=0.0))
+    backwards = scorer.score_set(images[::-1])
+    checks.append(_difference("order independence", [first], [backwards], tolerance=TOLERANCE))
+    alone = scorer.score_set(images[:1])
+    checks.append(Check("a single picture", not alone.ok, alone.reason or "a value, where there is no set"))
+    copies = scorer.score_set([images[0]] * len(images))
+    found, drawn = _mean([copies]), _mean([first]) or {}
+    for metric in scorer.card.metrics:
+        if metric.orientation == "none":
+            continue
+        name = "copies of one picture" + (f" ({metric.name})" if metric.name else "")
+        if found is None:
+            checks.append(Check(name, None, "refused, with a reason"))
+            continue
+        sign = 1 if metric.orientation == "higher" else -1
+        lower = sign * (drawn[metric.name] - found[metric.name]) > 0
+        checks.append(Check(name, lower, f"{found[metric.name]:.4g}, different pictures {drawn[metric.name]:.4g}"))
+    return ConformanceReport(scorer.card.name, tuple(checks), {"as drawn": drawn, "copies": found})

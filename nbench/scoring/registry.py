@@ -20,10 +20,18 @@ from importlib.metadata import EntryPoint, entry_points
 
 from nbench.errors import NbenchError, ScorerError, did_you_mean
 from nbench.scoring.scorer import Scorer, ScorerCard
+from nbench.scoring.sets import SetScorer
+from nbench.scoring.variants import in_variant
 
 GROUP = "nbench.scorers"
+#: between a scorer's name and that of a variant
+COLON = ":"
 
-ScorerFactory = Callable[[str], Scorer]
+#: fields of a card that can change without a value changing
+NOT_IDENTITY = ("summary", "licence", "source", "heavy", "variants", "fooled_by")
+
+AnyScorer = Scorer | SetScorer
+ScorerFactory = Callable[[str], AnyScorer]
 
 #: scorer name -> "module:factory"
 _BUILT_IN: dict[str, str] = {
@@ -63,20 +71,76 @@ def list_scorers() -> list[str]:
     return sorted({entry.name for entry in scorer_entries()})
 
 
-def get_scorer(name: str, device: str = "cpu") -> Scorer:
-    """The scorer of this name.
+def get_any_scorer(name: str, device: str = "cpu") -> AnyScorer:
+    """The scorer of this name, of pictures or of sets.
 
     Args:
-        name: as `list_scorers` gives it.
+        name: as `list_scorers` gives it; "NAME:VARIANT" for another scale of its number.
         device: a torch device string; scorers without a network ignore it.
 
     Returns:
-        A Scorer whose card can be read at once; weights are loaded when it first scores.
+        A scorer whose card can be read at once; weights are loaded when it first scores.
 
     Raises:
-        ScorerError: the name is unknown (the message names the nearest), two packages claim it, or its factory
-            cannot be imported, fails, or makes something else than a scorer of this name.
+        ScorerError: the name is unknown (the message names the nearest), two packages claim it, its factory cannot be
+            imported, fails, or makes something else than a scorer of this name, or its weights are not here (the
+            message says how to get them, and what of its kind can run).
     """
+    plain, _, variant = name.partition(COLON)
+    entry = _entry(plain)
+    try:
+        scorer = _create(entry, device)
+    except ScorerError as error:
+        raise ScorerError(f"{error}{_others(entry, device)}") from error
+    return in_variant(scorer, variant) if variant else scorer
+
+
+def get_scorer(name: str, device: str = "cpu") -> Scorer:
+    """The scorer of single pictures of this name; see `get_any_scorer`.
+
+    Raises:
+        ScorerError: as `get_any_scorer`, or it scores sets of pictures.
+    """
+    scorer = get_any_scorer(name, device)
+    if isinstance(scorer, SetScorer):
+        raise ScorerError(f"scorer {name!r} gives one number per set of pictures: here each picture needs one.")
+    return scorer
+
+
+def describe_scorer(name: str) -> tuple[ScorerCard, str | None]:
+    """The card of a scorer, without its weights' digests where they are not here, and why it cannot run, if so.
+
+    Raises:
+        ScorerError: as `get_any_scorer`, but not for missing weights.
+    """
+    entry = _entry(name)
+    try:
+        return _create(entry, "cpu").card, None
+    except ScorerError as error:
+        about = getattr(_made(entry, "cpu"), "about", None)
+        if not isinstance(about, ScorerCard):
+            raise
+        return about, str(error)
+
+
+def _others(entry: ScorerEntry, device: str) -> str:
+    """End of a message about a scorer that cannot run: those of its kind that can, as far as that is known."""
+    try:
+        about = getattr(_made(entry, device), "about", None)
+    except ScorerError:
+        return ""
+    if not isinstance(about, ScorerCard):
+        return ""
+    names = []
+    for other in scorer_entries():
+        try:
+            names += [other.name] if _create(other, device).card.kind == about.kind else []
+        except ScorerError:
+            continue
+    return f" Of the same kind, these can run here: {', '.join(names)}." if names else ""
+
+
+def _entry(name: str) -> ScorerEntry:
     entries = scorer_entries()
     found = [entry for entry in entries if entry.name == name]
     if not found:
@@ -85,21 +149,34 @@ def get_scorer(name: str, device: str = "cpu") -> Scorer:
     if len(found) > 1:
         packages = " and ".join(entry.package for entry in found)
         raise ScorerError(f"the scorer name {name!r} is claimed by {packages}: uninstall or rename one of them.")
-    return _create(found[0], device)
+    return found[0]
 
 
-def _create(entry: ScorerEntry, device: str) -> Scorer:
-    where = f"scorer {entry.name!r} ({entry.hook.value}, package {entry.package})"
+def _where(entry: ScorerEntry) -> str:
+    return f"scorer {entry.name!r} ({entry.hook.value}, package {entry.package})"
+
+
+def _made(entry: ScorerEntry, device: str) -> AnyScorer:
     try:
         factory = entry.hook.load()
     except (ImportError, AttributeError) as error:
-        raise ScorerError(f"{where} cannot be imported: {error}. Repair or uninstall the package.") from error
+        raise ScorerError(f"{_where(entry)} cannot be imported: {error}. Repair or uninstall the package.") from error
     try:
-        scorer: Scorer = factory(device)
-        card = scorer.card
+        scorer: AnyScorer = factory(device)
     except NbenchError:
         raise
     except Exception as error:  # a plug-in may raise anything; the user needs to know whose it is
+        raise ScorerError(f"{_where(entry)} could not be made: {type(error).__name__}: {error}") from error
+    return scorer
+
+
+def _create(entry: ScorerEntry, device: str) -> AnyScorer:
+    where, scorer = _where(entry), _made(entry, device)
+    try:
+        card = scorer.card
+    except NbenchError:
+        raise
+    except Exception as error:
         raise ScorerError(f"{where} could not be made: {type(error).__name__}: {error}") from error
     if not isinstance(card, ScorerCard):
         raise ScorerError(f"{where} has no ScorerCard but a {type(card).__name__}: its factory must return a Scorer.")
@@ -113,8 +190,8 @@ def _create(entry: ScorerEntry, device: str) -> Scorer:
 def card_identity(card: ScorerCard) -> str:
     """sha256 (hex) over everything on the card that can move a value; scores are stored and reused under it.
 
-    Summary, licence and source are prose and do not count.
+    What `NOT_IDENTITY` names is prose, or moves no value, and does not count.
     """
-    facts = {key: value for key, value in asdict(card).items() if key not in ("summary", "licence", "source")}
+    facts = {key: value for key, value in asdict(card).items() if key not in NOT_IDENTITY}
     text = json.dumps(facts, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return hashlib.sha256(text.encode()).hexdigest()

@@ -29,6 +29,27 @@ class Metric:
 
 
 @dataclass(frozen=True)
+class Variant:
+    """Another scale of a scorer's one number, as some code base or paper reports it; asked for as "SCORER:NAME".
+
+    The value is factor x max(floor, x).
+
+    Attributes:
+        name: what follows the colon, e.g. "over-26".
+        factor: multiplies.
+        unit: of the result, with the range.
+        source: who uses it.
+        floor: least value of x; None for none.
+    """
+
+    name: str
+    factor: float
+    unit: str
+    source: str
+    floor: float | None = None
+
+
+@dataclass(frozen=True)
 class ScorerCard:
     """What a scorer's numbers are. Everything that changes a value is in here, and so in `identity`.
 
@@ -43,6 +64,10 @@ class ScorerCard:
         preprocessing: how a picture reaches the network, in words.
         licence: licence of weights and code.
         source: paper, repository or recipe.
+        heavy: scored in a pass of its own, with no other network in memory.
+        variants: other scales that the number can be had in.
+        fooled_by: canaries (see `nbench.scoring.conformance`) that it is known to rank no lower than sound pictures,
+            by name. One that is fooled is a fair witness of paired differences, but unfit for absolute floors.
     """
 
     name: str
@@ -55,11 +80,19 @@ class ScorerCard:
     preprocessing: str = ""
     licence: str = ""
     source: str = ""
+    heavy: bool = False
+    variants: tuple[Variant, ...] = ()
+    fooled_by: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Score:
     """One picture's score: `values` by metric name, or `reason` why there is none. Exactly one is set.
+
+    Attributes:
+        values: by metric name.
+        reason: why there is none.
+        truncated: whether the prompt was longer than the scorer reads; None where it reads none, or cannot tell.
 
     Raises:
         ValueError: both or neither are given, or a value is not finite.
@@ -67,6 +100,7 @@ class Score:
 
     values: Mapping[str, float] | None = None
     reason: str | None = None
+    truncated: bool | None = None
 
     def __post_init__(self) -> None:
         if (self.values is None) == (self.reason is None):
@@ -81,9 +115,9 @@ class Score:
         return self.values is not None
 
     @classmethod
-    def of(cls, value: float) -> Score:
+    def of(cls, value: float, *, truncated: bool | None = None) -> Score:
         """The score of a scorer with one metric."""
-        return cls(values={"": float(value)})
+        return cls(values={"": float(value)}, truncated=truncated)
 
     @classmethod
     def failed(cls, reason: str) -> Score:

@@ -219,3 +219,49 @@ class FakeScorer:
             mean = float(np.asarray(image.convert("RGB"), dtype=np.float64).mean()) / 255
             scores.append(Score.of(mean + int(_hash(prompt)[:4], 16) / 0xFFFF / 100))
         return scores
+
+
+class FakeSetScorer:
+    """A `SetScorer` that gives the standard deviation of the pictures' mean pixels, each in [0, 1].
+
+    Attributes:
+        scored: how many sets it has seen.
+    """
+
+    def __init__(
+        self, name: str = "fake-spread", *, version: str = "1", fail: bool = False, broken: bool = False
+    ) -> None:
+        """Make one.
+
+        Args:
+            name: of the scorer and its column.
+            version: of its card.
+            fail: whether every set gets a failed Score.
+            broken: whether every call raises RuntimeError.
+        """
+        self._card = ScorerCard(
+            name=name,
+            kind="diversity",
+            version=version,
+            metrics=(Metric("", "higher", "standard deviation of mean pixels, 0 to 0.5"),),
+            summary="Spread of mean pixel values, for tests.",
+            uses_prompt=False,
+        )
+        self.fail, self.broken = fail, broken
+        self.scored = 0
+
+    @property
+    def card(self) -> ScorerCard:
+        """What the numbers are."""
+        return self._card
+
+    def score_set(self, images: Sequence[Image.Image]) -> Score:
+        """The spread of a set."""
+        self.scored += 1
+        if self.broken:
+            raise RuntimeError(f"{self.card.name} is broken")
+        if self.fail:
+            return Score.failed(f"{self.card.name} was told to fail")
+        if len(images) < 2:
+            return Score.failed("a spread needs two pictures")
+        return Score.of(float(np.std([np.asarray(image, np.float64).mean() / 255 for image in images])))

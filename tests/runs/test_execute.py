@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from run_fakes import PROMPTS, Fakes, contents, fake_suite
 
@@ -15,6 +16,7 @@ import nbench.runs.files
 from nbench.errors import (
     CardMismatchError,
     CheckpointError,
+    InfrastructureError,
     RunInterruptedError,
     RunLockedError,
     ScorerError,
@@ -22,11 +24,12 @@ from nbench.errors import (
     UsageError,
 )
 from nbench.flow.load import CheckpointSpec
+from nbench.report.summary import summarise
 from nbench.runs.execute import RunResult, execute
 from nbench.runs.journal import read_journal
 from nbench.runs.store import Store
 from nbench.runs.tables import load_run
-from nbench.scoring.scorer import Score
+from nbench.scoring.scorer import Score, ScorerCard
 from nbench.testing import FakeFlowModel, FakeScorer
 
 CELLS = 2 * 2 * 4 * 2  # checkpoints x steps x prompts x seeds of `fake_suite`
@@ -557,3 +560,79 @@ def test_a_finished_run_can_be_moved_with_its_store(tmp_path: Path) -> None:
     (tmp_path / "a").rename(tmp_path / "elsewhere")
     fakes = Fakes()
     assert (go(tmp_path / "elsewhere", fakes).generated, fakes.loads) == (0, [])
+
+
+def test_a_heavy_scorer_has_a_pass_of_its_own_after_the_light_ones_have_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+
+    class Sized(FakeScorer):
+        @property
+        def card(self) -> ScorerCard:
+            return dataclasses.replace(super().card, heavy=self._card.name == "fake-heavy")
+
+        def score(self, images: Sequence[Image.Image], prompts: Sequence[str]) -> list[Score]:
+            said.append(f"{self._card.name} scores")
+            return super().score(images, prompts)
+
+        def close(self) -> None:
+            said.append(f"{self._card.name} goes")
+
+    fakes = Fakes()
+    backend = dataclasses.replace(fakes.backend(), scorer=lambda name, device: Sized(name))
+    suite = fake_suite(scorers="fake-heavy,fake-a,fake-b")
+    result = execute(suite, Store(tmp_path), backend=backend)
+    assert result.scored == 3 * 2 * 2 * 4 * 2
+    light, heavy = said[: said.index("fake-heavy scores")], said[said.index("fake-heavy scores") :]
+    assert set(light) == {"fake-a scores", "fake-b scores", "fake-a goes", "fake-b goes"}
+    assert [line.split()[1] for line in light[-2:]] == ["goes", "goes"]
+    assert set(heavy) == {"fake-heavy scores"}
+
+
+@pytest.mark.parametrize("error", [MemoryError, torch.OutOfMemoryError])
+def test_a_batch_that_does_not_fit_into_memory_is_halved(tmp_path: Path, error: type[BaseException]) -> None:
+    sizes: list[int] = []
+
+    class Small(FakeScorer):
+        room = 3
+
+        def score(self, images: Sequence[Image.Image], prompts: Sequence[str]) -> list[Score]:
+            if len(images) > self.room:
+                raise error
+            sizes.append(len(images))
+            return super().score(images, prompts)
+
+    backend = dataclasses.replace(Fakes().backend(), scorer=lambda name, device: Small(name))
+    suite = fake_suite(scorers="fake-a")
+    result = execute(suite, Store(tmp_path / "small"), backend=backend)
+    assert result.score_failures == 0 and max(sizes) <= 3
+    execute(suite, Store(tmp_path / "large"), backend=Fakes().backend())
+    assert contents(tmp_path / "small") == contents(tmp_path / "large")
+    Small.room = 0
+    with pytest.raises(InfrastructureError, match="scorer 'fake-a' has not enough memory for one picture"):
+        execute(fake_suite(scorers="fake-a"), Store(tmp_path / "none"), backend=backend)
+
+
+def test_prompts_that_were_cut_are_marked_and_counted(tmp_path: Path) -> None:
+    class Short(FakeScorer):
+        def score(self, images: Sequence[Image.Image], prompts: Sequence[str]) -> list[Score]:
+            scores = super().score(images, prompts)
+            return [
+                dataclasses.replace(score, truncated=prompt.endswith("0"))
+                for score, prompt in zip(scores, prompts, strict=True)
+            ]
+
+    store = Store(tmp_path)
+    backend = dataclasses.replace(
+        Fakes().backend(), scorer=lambda name, device: Short(name) if name == "fake-a" else FakeScorer(name)
+    )
+    execute(fake_suite(), store, backend=backend)
+    tables = load_run(store.run("demo"))
+    rows = tables.scores.to_pylist()
+    assert {row["truncated"] for row in rows if row["scorer"] == "fake-b"} == {None}
+    assert {(row["prompt_id"] == "p0", row["truncated"]) for row in rows if row["scorer"] == "fake-a"} == {
+        (True, True),
+        (False, False),
+    }
+    assert summarise(tables).truncated == (("fake-a", 1, 4),)
