@@ -108,9 +108,7 @@ def ratio_interval(
     errors = _standard_error(np.ones((1, k)), residuals, counts)[1][0]
     bounds = np.full((2, columns), math.nan)
     if k >= _FEWEST_CLUSTERS:
-        ratios = np.concatenate(
-            [_studentised(weights, residuals, counts) for weights in _weights(k, resamples, seed)], axis=0
-        )
+        ratios, _ = studentised_draws(residuals, counts, resamples=resamples, seed=seed)
         with np.errstate(invalid="ignore"):  # between two infinities there is no number, and Student's t steps in
             bounds = -np.quantile(ratios, [1 - tail, tail], axis=0) * errors
     broken = ~np.isfinite(bounds).all(axis=0)
@@ -120,6 +118,30 @@ def ratio_interval(
         reach = float(stdtrit(k - 1, 1 - tail)) * errors[broken]
         bounds[:, broken] = -reach, reach
     return bounds[0], bounds[1]
+
+
+def studentised_draws(
+    residuals: Floats, counts: Floats, *, resamples: int = RESAMPLES, seed: int = 0
+) -> tuple[Floats, Floats]:
+    """m* / se* of every resample and column, [resamples, columns], and the columns' standard errors, [columns].
+
+    One draw of clusters serves all columns, so a row keeps their correlation. Arguments as `ratio_interval`.
+    """
+    k = len(residuals)
+    errors = _standard_error(np.ones((1, k)), residuals, counts)[1][0]
+    if k < _FEWEST_CLUSTERS:
+        return np.full((resamples, residuals.shape[1]), math.inf), errors
+    draws = [_studentised(weights, residuals, counts) for weights in _weights(k, resamples, seed)]
+    return np.concatenate(draws, axis=0), errors
+
+
+def resampled_means(values: Floats, *, resamples: int = RESAMPLES, seed: int = 0) -> Floats:
+    """Column means of resampled rows, [resamples, columns], for values [clusters, columns] without gaps.
+
+    The resamples are those of `ratio_interval` at the same seed.
+    """
+    k = len(values)
+    return np.concatenate([weights @ values / k for weights in _weights(k, resamples, seed)], axis=0)
 
 
 def _standard_error(weights: Floats, residuals: Floats, counts: Floats) -> tuple[Floats, Floats]:
