@@ -30,7 +30,7 @@ def write_sheet(run: RunTables, images: ImageStore, path: Path, *, rows: int = 1
     Raises:
         StoreError: the disk refuses.
     """
-    write_atomic(path, _png(draw_sheet(run, images, rows=rows, seed=seed)))
+    write_atomic(path, png_bytes(draw_sheet(run, images, rows=rows, seed=seed)))
     return path
 
 
@@ -99,7 +99,8 @@ def _fitted(picture: Image.Image) -> Image.Image:
     return picture.resize(size, Image.Resampling.LANCZOS if scale < 1 else Image.Resampling.BICUBIC)
 
 
-def _png(picture: Image.Image) -> bytes:
+def png_bytes(picture: Image.Image) -> bytes:
+    """A picture as a PNG file's content."""
     buffer = io.BytesIO()
     picture.save(buffer, "PNG", compress_level=6)
     return buffer.getvalue()

@@ -50,6 +50,11 @@ class RunFolder:
         self.report = path / "report"
         self._lock = path / "lock"
 
+    @property
+    def images(self) -> ImageStore:
+        """The pictures of the store that the run lies in."""
+        return ImageStore(self.path.parent.parent / "images")
+
     def read_json(self, path: Path) -> dict[str, Any] | None:
         """A JSON file of the run; None when it is missing.
 
