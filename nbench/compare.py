@@ -231,7 +231,7 @@ def compare(
         CardMismatchError: the cards differ elsewhere.
     """
     paired, allowed = pair_up(base, candidate, allow=allow)
-    rows = [_row(one, i) for one in paired.pairs for i in range(len(one.steps))]
+    rows = [paired_row(one, i) for one in paired.pairs for i in range(len(one.steps))]
     curves = tuple(_curve(one) for one in paired.pairs if len(one.steps) > 1 and _has_curve(one))
     oriented = [one for one in paired.pairs if one.measure.sign]
     improved, worsened = _moved(oriented, paired.texts, most)
@@ -326,7 +326,8 @@ def _listed(steps: Sequence[int]) -> str:
     return ", ".join(map(str, steps))
 
 
-def _row(pairs: Pairs, i: int) -> Row:
+def paired_row(pairs: Pairs, i: int, *, level: float = 0.95) -> Row:
+    """The paired difference of one measure at its i-th step count; `level` is that of its bounds."""
     sign = pairs.measure.sign or 1
     differences = pairs.differences[i]
     known = np.isfinite(differences)
@@ -335,10 +336,10 @@ def _row(pairs: Pairs, i: int) -> Row:
     base = pairs.base[i][known]
     prompts = np.broadcast_to(np.arange(len(pairs.prompts))[:, None], known.shape)[known].tolist()
     values = differences[known]
-    found = paired_difference(values, prompts)
+    found = paired_difference(values, prompts, level=level)
     detectable = math.nan
     if found.prompts > 1:
-        detectable = detectable_drop(_error(values, prompts), prompts=found.prompts)
+        detectable = detectable_drop(_error(values, prompts), prompts=found.prompts, level=level)
     return Row(
         measure=pairs.measure,
         steps=pairs.steps[i],
@@ -449,15 +450,7 @@ def _held_out(others: Sequence[Pairs], rows: Sequence[Row], margin: float) -> li
     if not measured:
         return []
     by_measure = {one.measure: one for one in others}
-    columns = []
-    for row in measured:
-        one = by_measure[row.measure]
-        differences = one.differences[one.steps.index(row.steps)]
-        columns.append(Columns.of(_means(differences)[:, None], range(len(differences))))
-    joint = Columns(
-        np.concatenate([one.sums for one in columns], axis=1), np.concatenate([one.counts for one in columns], axis=1)
-    )
-    together = max_t(joint)
+    together = max_t(joint_columns([(by_measure[row.measure], row.steps) for row in measured]))
     found = []
     for i, row in enumerate(measured):
         assert row.difference is not None
@@ -469,9 +462,12 @@ def _held_out(others: Sequence[Pairs], rows: Sequence[Row], margin: float) -> li
     return found
 
 
-def _means(differences: Floats) -> Floats:
-    """Mean over seeds, [prompts]; NaN where there is none."""
-    known = np.isfinite(differences)
-    counts = known.sum(axis=1)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return np.asarray(np.where(counts > 0, np.where(known, differences, 0.0).sum(axis=1) / counts, math.nan))
+def joint_columns(places: Sequence[tuple[Pairs, int]]) -> Columns:
+    """Differences of several measures at step counts over the same prompts, to be resampled together."""
+    sums, counts = [], []
+    for pairs, steps in places:
+        differences = pairs.differences[pairs.steps.index(steps)]
+        known = np.isfinite(differences)
+        sums.append(np.where(known, differences, 0.0).sum(axis=1))
+        counts.append(known.sum(axis=1).astype(np.float64))
+    return Columns(np.stack(sums, axis=1), np.stack(counts, axis=1))

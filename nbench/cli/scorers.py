@@ -29,7 +29,7 @@ def list_all() -> None:
         except ScorerError as error:
             table.add_row(entry.name, "-", "-", "no", entry.package, Text(f"not usable: {error}"), style="red")
             continue
-        here = "yes" if reason is None else "needs weights"
+        here = "yes" if reason is None else "no, see show"
         prompt = "yes" if card.uses_prompt else "no"
         table.add_row(entry.name, card.kind, prompt, here, entry.package, Text(card.summary))
     Console().print(table)

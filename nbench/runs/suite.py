@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
-from pydantic_core import ErrorDetails
 
 from nbench.errors import UsageError, did_you_mean
 from nbench.flow.load import CheckpointSpec, parse_checkpoint
 from nbench.flow.weights import BUNDLED
 from nbench.runs.canonical import digest
-from nbench.yaml_files import read_mapping
+from nbench.yaml_files import first_fault, read_mapping
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _SUITES = Path(__file__).parent / "suites"
@@ -222,7 +221,7 @@ def make_suite(content: Mapping[str, Any], where: str = "the command line") -> S
     try:
         suite = Suite.model_validate(dict(content))
     except ValidationError as error:
-        raise UsageError(_sentence(error, where)) from error
+        raise UsageError(first_fault(error, where, _siblings)) from error
     checkpoints = tuple(
         checkpoint.model_copy(update={"base": _absolute_base(checkpoint.base), "lora": _absolute(checkpoint.lora)})
         for checkpoint in suite.checkpoints
@@ -266,21 +265,6 @@ def _from_file(content: dict[str, Any], folder: Path) -> None:
             entry.update({key: resolved(entry[key]) for key in ("base", "lora") if key in entry})
 
 
-def _sentence(error: ValidationError, where: str) -> str:
-    """The first thing wrong, in one sentence."""
-    detail: ErrorDetails = error.errors()[0]
-    location = [part for part in detail["loc"] if not str(part).startswith("function-")]
-    place = ".".join(str(part) for part in location)
-    if detail["type"] == "extra_forbidden":
-        fields = Suite.model_fields
-        if location[0] == "checkpoints":
-            fields = Checkpoint.model_fields
-        elif location[0] == "rescale":
-            fields = Rescale.model_fields
-        return f"{where} has an unknown key {place!r}.{did_you_mean(str(location[-1]), fields)}"
-    if detail["type"] == "missing":
-        return f"{where} has no {place!r}: add it."
-    message = detail["msg"].removeprefix("Value error, ")
-    if detail["type"] == "value_error":
-        return f"{where}: {place + ': ' if place else ''}{message.removesuffix('.')}."
-    return f"{where}: {place} is {detail['input']!r}, but {message[:1].lower()}{message[1:].removesuffix('.')}."
+def _siblings(location: Sequence[int | str]) -> Iterable[str]:
+    parts: dict[str, type[BaseModel]] = {"checkpoints": Checkpoint, "rescale": Rescale}
+    return parts.get(str(location[0]), Suite).model_fields

@@ -96,13 +96,15 @@ def check_scorer(scorer: AnyScorer, pictures: Sequence[Picture] | None = None) -
 
     Args:
         scorer: of pictures, or of sets.
-        pictures: at least two RGB pictures with fitting prompts; the bundled pocket scenes by default.
+        pictures: at least two RGB pictures with fitting prompts; by default what the scorer's own `samples()` gives,
+            and the bundled pocket scenes where it has none.
 
     Returns:
         A report. The canary checks apply to metrics with an orientation, and are None for the others. A canary that the
         card's `fooled_by` names does not fail a scorer; one that it names without need does.
     """
-    pictures = list(pictures or sample_scenes())
+    own = getattr(scorer, "samples", sample_scenes)
+    pictures = list(pictures or own())
     if isinstance(scorer, SetScorer):
         return _check_set_scorer(scorer, [image for image, _ in pictures])
     card = scorer.card

@@ -34,10 +34,18 @@ AnyScorer = Scorer | SetScorer
 ScorerFactory = Callable[[str], AnyScorer]
 
 #: scorer name -> "module:factory"
+_REWARDS = "nbench.scoring.rewards"
 _BUILT_IN: dict[str, str] = {
-    "image-stats": "nbench.scoring.rewards.image_stats:create",
-    "pocket-aesthetic": "nbench.scoring.rewards.pocket_aesthetic:create",
-    "pocket-clip": "nbench.scoring.rewards.pocket_clip:create",
+    "hpsv3": f"{_REWARDS}.hpsv3:create",
+    "image-stats": f"{_REWARDS}.image_stats:create",
+    "imagereward-v1": f"{_REWARDS}.imagereward:create",
+    "ocr-ppocrv5": f"{_REWARDS}.ocr:create_ppocrv5",
+    "ocr-rapidocr": f"{_REWARDS}.ocr:create_rapidocr",
+    "pocket-aesthetic": f"{_REWARDS}.pocket_aesthetic:create",
+    "pocket-clip": f"{_REWARDS}.pocket_clip:create",
+    "vqascore-qwen3vl-30b-a3b": f"{_REWARDS}.vqascore:create_qwen3vl_30b_a3b",
+    "vqascore-qwen3vl-32b": f"{_REWARDS}.vqascore:create_qwen3vl_32b",
+    "vqascore-qwen3vl-8b": f"{_REWARDS}.vqascore:create_qwen3vl_8b",
 }
 BUILT_IN: tuple[EntryPoint, ...] = tuple(EntryPoint(name, value, GROUP) for name, value in _BUILT_IN.items())
 

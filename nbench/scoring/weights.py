@@ -105,7 +105,7 @@ class Source:
         try:
             folder = fetch(cached=False)
         except Exception as error:
-            said = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
+            said = (str(error).strip().splitlines() or [type(error).__name__])[0].split(". ")[0][:160]
             raise ScorerError(
                 f"the weights {self._named()} are neither in ${WEIGHTS_FOLDER} nor in the hub's cache, and the hub "
                 f"gave nothing ({said}): {self._how()}."

@@ -68,7 +68,7 @@ def far_away(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_scorer_without_weights_is_described_but_cannot_be_had() -> None:
     listed = CliRunner().invoke(scorers, ["list"], catch_exceptions=False).output
     (line,) = [line for line in listed.splitlines() if line.startswith("far-away")]
-    assert "needs" in line and "not usable" not in line
+    assert "no, see" in line and "not usable" not in line
     shown = CliRunner().invoke(scorers, ["show", "far-away"], catch_exceptions=False).output
     assert "far-away:x2: twice (a paper)" in shown
     assert "cannot run here" in shown and "lab/far are not here" in shown and "identity" not in shown

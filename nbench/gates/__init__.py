@@ -1,0 +1,1 @@
+"""Release gates: a policy, its verdicts, and how many prompts it takes."""

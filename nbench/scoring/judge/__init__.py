@@ -1,0 +1,1 @@
+"""Questions about pictures to a multimodal model behind an OpenAI-compatible server."""
