@@ -27,6 +27,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "run": ("nbench.cli.run", "Generate pictures from checkpoints at several step counts and score them."),
     "show": ("nbench.cli.show", "Print the table, coverage, failures and card of a run."),
     "compare": ("nbench.cli.compare", "Compare two checkpoints pair by pair, with intervals and curves."),
+    "gate": ("nbench.cli.gate", "Hold a release policy against a candidate: pass, breach or inconclusive."),
     "export": ("nbench.cli.export", "Write a run's tables as parquet, csv or a Hugging Face data set."),
     "train": ("nbench.cli.train", "Fine-tune a checkpoint by NFT, AWM, DPO or Flow-GRPO, with guards."),
     "analyze": ("nbench.cli.analyze", "Analyse velocities of fine-tuned checkpoints against their base."),

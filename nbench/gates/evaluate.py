@@ -160,7 +160,7 @@ def _held(policy: Policy, pairs: Sequence[Pairs], steps: Sequence[int]) -> list[
         for kind in rule.kinds:
             of_kind = [one for one in pairs if one.measure.kind == kind and one.measure.sign]
             if not of_kind:
-                found.append(_Held(rule, f"a scorer of kind {kind}", 0, None))
+                found.append(_Held(rule, f"scorer of kind {kind}", 0, None))
             found += _place(rule, of_kind, counts, taken)
         for name in rule.scorers:
             named = [one for one in pairs if name in (one.measure.name, one.measure.scorer)]

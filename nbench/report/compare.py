@@ -156,21 +156,22 @@ def share(value: float) -> str:
 
 def comparison_json(found: Comparison) -> dict[str, Any]:
     """The whole result as JSON values; what is not a number is null."""
-    value: dict[str, Any] = _plain(found)
+    value: dict[str, Any] = plain(found)
     return value
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """Dataclasses and arrays as JSON values; what is not a number is null."""
     if isinstance(value, Difference):
         return str(value)
     if is_dataclass(value) and not isinstance(value, type):
-        return {field.name: _plain(getattr(value, field.name)) for field in fields(value)}
+        return {field.name: plain(getattr(value, field.name)) for field in fields(value)}
     if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): plain(item) for key, item in value.items()}
     if hasattr(value, "tolist"):
-        return _plain(value.tolist())
+        return plain(value.tolist())
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
