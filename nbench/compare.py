@@ -19,7 +19,15 @@ from nbench.runs.card import Difference
 from nbench.runs.cube import Cube, Measure, make_cube
 from nbench.runs.tables import RunTables
 from nbench.stats.bootstrap import Floats
-from nbench.stats.curves import Band, Estimate, area_difference, band, estimate, steps_to_match
+from nbench.stats.curves import (
+    Band,
+    Estimate,
+    area_difference,
+    band,
+    difference_in_differences,
+    estimate,
+    steps_to_match,
+)
 from nbench.stats.multiplicity import max_t
 from nbench.stats.noninferiority import non_inferiority
 from nbench.stats.paired import Columns, PairedDifference, paired_difference
@@ -100,6 +108,8 @@ class Curve:
         steps: step counts.
         base, candidate, difference: simultaneous 95 % bands, oriented.
         area: paired difference of the areas over log2(steps).
+        few_minus_full: the difference at the fewest steps minus that at the most, a difference in differences. With an
+            unguarded checkpoint as base and its guarded twin as candidate this is the guard's effect on few steps.
         match: steps that the candidate needs for the base's score at the most steps; None for unoriented measures.
         dropped: prompts left out for lacking a pair somewhere.
     """
@@ -110,6 +120,7 @@ class Curve:
     candidate: Band
     difference: Band
     area: PairedDifference
+    few_minus_full: PairedDifference
     match: Estimate | None
     dropped: int
 
@@ -377,6 +388,9 @@ def _curve(pairs: Pairs) -> Curve:
         candidate=band(candidate),
         difference=band(candidate - base),
         area=area_difference(base, candidate, pairs.steps),
+        few_minus_full=difference_in_differences(
+            base, candidate, pairs.steps, few=pairs.steps[0], full=pairs.steps[-1]
+        ),
         match=estimate(np.stack([base, candidate]), matched) if pairs.measure.sign else None,
         dropped=dropped,
     )

@@ -34,6 +34,13 @@ def test_a_shift_is_found_at_every_step_count_with_its_interval() -> None:
     assert curve.match is not None and 2**2.2 < curve.match.low < 2**2.7 < curve.match.high < 2**3.1
 
 
+def test_a_gain_that_is_larger_at_few_steps_is_told_from_one_that_is_not() -> None:
+    (grows,) = comparison({"a": curve_values(seed=5, shift=0.2, at={2: 0.4})}).curves
+    assert grows.few_minus_full.low < 0.4 < grows.few_minus_full.high and grows.few_minus_full.significant
+    (constant,) = comparison({"a": curve_values(seed=5, shift=0.2)}).curves
+    assert not constant.few_minus_full.significant
+
+
 def test_lower_is_better_turns_the_sign_and_not_the_means() -> None:
     parts = {"a": scorer_part("a", orientation="lower")}
     found = comparison({"a": curve_values(seed=5, shift=0.3)}, scorers=parts)

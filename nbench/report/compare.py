@@ -92,15 +92,19 @@ def _curves(curves: Sequence[Curve]) -> Table:
     table = _table(
         "over log2(steps), prompts with every pair",
         ("measure", "left"), ("area difference", "right"), ("95 % interval", "right"),
+        ("few minus full steps", "right"), ("95 % interval", "right"),
         ("steps to match base", "right"), ("95 % interval", "right"), ("prompts left out", "right"),
     )  # fmt: skip
     for curve in curves:
         match = ("", "")
         if curve.match is not None:
             match = steps_text(curve.match.value), f"{steps_text(curve.match.low)} to {steps_text(curve.match.high)}"
-        area = curve.area
-        cells = f"{area.mean:+.4g}", interval(area.low, area.high), *match, str(curve.dropped)
-        table.add_row(Text(curve.measure.name), *cells)
+        cells = [
+            text
+            for one in (curve.area, curve.few_minus_full)
+            for text in (f"{one.mean:+.4g}", interval(one.low, one.high))
+        ]
+        table.add_row(Text(curve.measure.name), *cells, *match, str(curve.dropped))
     return table
 
 
