@@ -22,6 +22,7 @@ from nbench.errors import NbenchError, ScorerError, did_you_mean
 from nbench.scoring.scorer import Scorer, ScorerCard
 from nbench.scoring.sets import SetScorer
 from nbench.scoring.variants import in_variant
+from nbench.scoring.weights import only_local
 
 GROUP = "nbench.scorers"
 #: between a scorer's name and that of a variant
@@ -36,11 +37,16 @@ ScorerFactory = Callable[[str], AnyScorer]
 #: scorer name -> "module:factory"
 _REWARDS = "nbench.scoring.rewards"
 _BUILT_IN: dict[str, str] = {
+    "aesthetic-laion-v2": f"{_REWARDS}.laion_aesthetic:create",
+    "clipscore-l14": f"{_REWARDS}.clipscore:create",
+    "hpsv2.0": f"{_REWARDS}.hps:create_v20",
+    "hpsv2.1": f"{_REWARDS}.hps:create_v21",
     "hpsv3": f"{_REWARDS}.hpsv3:create",
     "image-stats": f"{_REWARDS}.image_stats:create",
     "imagereward-v1": f"{_REWARDS}.imagereward:create",
     "ocr-ppocrv5": f"{_REWARDS}.ocr:create_ppocrv5",
     "ocr-rapidocr": f"{_REWARDS}.ocr:create_rapidocr",
+    "pickscore-v1": f"{_REWARDS}.pickscore:create",
     "pocket-aesthetic": f"{_REWARDS}.pocket_aesthetic:create",
     "pocket-clip": f"{_REWARDS}.pocket_clip:create",
     "vqascore-qwen3vl-30b-a3b": f"{_REWARDS}.vqascore:create_qwen3vl_30b_a3b",
@@ -118,12 +124,15 @@ def get_scorer(name: str, device: str = "cpu") -> Scorer:
 def describe_scorer(name: str) -> tuple[ScorerCard, str | None]:
     """The card of a scorer, without its weights' digests where they are not here, and why it cannot run, if so.
 
+    Nothing is downloaded.
+
     Raises:
         ScorerError: as `get_any_scorer`, but not for missing weights.
     """
     entry = _entry(name)
     try:
-        return _create(entry, "cpu").card, None
+        with only_local():
+            return _create(entry, "cpu").card, None
     except ScorerError as error:
         about = getattr(_made(entry, "cpu"), "about", None)
         if not isinstance(about, ScorerCard):
@@ -142,7 +151,8 @@ def _others(entry: ScorerEntry, device: str) -> str:
     names = []
     for other in scorer_entries():
         try:
-            names += [other.name] if _create(other, device).card.kind == about.kind else []
+            with only_local():
+                names += [other.name] if _create(other, device).card.kind == about.kind else []
         except ScorerError:
             continue
     return f" Of the same kind, these can run here: {', '.join(names)}." if names else ""

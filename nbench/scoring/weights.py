@@ -8,6 +8,9 @@ A folder of the user's has the hub's layout, so one environment variable serves 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,6 +23,19 @@ if TYPE_CHECKING:
 
 #: environment variable: folder that holds OWNER/NAME/ folders of weights
 WEIGHTS_FOLDER = "NBENCH_WEIGHTS"
+_local: ContextVar[bool] = ContextVar("local", default=False)
+#: what the hub could not give in this process: each try costs half a minute where there is no network
+_failed: dict[tuple[str, str | None], str] = {}
+
+
+@contextmanager
+def only_local() -> Iterator[None]:
+    """Inside, weights are looked for on this machine only, and the hub is not asked: for lists and descriptions."""
+    token = _local.set(True)
+    try:
+        yield
+    finally:
+        _local.reset(token)
 
 
 @dataclass(frozen=True)
@@ -102,10 +118,15 @@ class Source:
                 return folder  # a pinned commit cannot have changed: the hub need not be asked
         except Exception:  # the hub raises many kinds, which share no root; here it only says "not cached"
             pass
+        if _local.get():
+            raise ScorerError(f"the weights {self._named()} are not on this machine: {self._how()}.")
         try:
+            if (self.repo, self.revision) in _failed:
+                raise OSError(_failed[self.repo, self.revision])
             folder = fetch(cached=False)
         except Exception as error:
             said = (str(error).strip().splitlines() or [type(error).__name__])[0].split(". ")[0][:160]
+            _failed[self.repo, self.revision] = said
             raise ScorerError(
                 f"the weights {self._named()} are neither in ${WEIGHTS_FOLDER} nor in the hub's cache, and the hub "
                 f"gave nothing ({said}): {self._how()}."
@@ -151,8 +172,10 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
 
-            return dict(load_file(path))
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
+            with torch.inference_mode(False):
+                return dict(load_file(path))
+        with torch.inference_mode(False):  # tensors made inside could never carry a gradient
+            loaded = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise ScorerError(f"the weight file {path} is not there.") from None
     except pickle.UnpicklingError as error:

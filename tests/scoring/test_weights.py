@@ -10,7 +10,8 @@ import torch
 from safetensors.torch import save_file
 
 from nbench.errors import ScorerError
-from nbench.scoring.weights import WEIGHTS_FOLDER, Source, load_tensors
+from nbench.scoring import weights
+from nbench.scoring.weights import WEIGHTS_FOLDER, Source, load_tensors, only_local
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 HUB = Source("lab/model", COMMIT, ("config.json", "model.safetensors|pytorch_model.bin"))
@@ -51,6 +52,7 @@ def test_a_folder_that_lacks_a_file_says_which(tmp_path: Path, monkeypatch: pyte
 
 def test_missing_offline_says_which_id_and_how_to_get_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(WEIGHTS_FOLDER, raising=False)
+    monkeypatch.setattr(weights, "_failed", {})
 
     def refuse(*_: Any, **__: Any) -> str:
         raise OSError("offline")
@@ -74,6 +76,7 @@ def test_the_hub_is_asked_for_the_pinned_commit_and_only_for_what_is_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv(WEIGHTS_FOLDER, raising=False)
+    monkeypatch.setattr(weights, "_failed", {})
     folder, calls = filled(tmp_path, "config.json", "model.safetensors"), []
 
     def download(repo: str, **options: Any) -> str:
@@ -153,3 +156,43 @@ def test_missing_and_wrong_content(tmp_path: Path) -> None:
     torch.save([1, 2], tmp_path / "list.pth")
     with pytest.raises(ScorerError, match="holds no state dict"):
         load_tensors(tmp_path / "list.pth")
+
+
+def test_a_description_never_asks_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(WEIGHTS_FOLDER, raising=False)
+    calls = []
+
+    def download(*_: Any, **options: Any) -> str:
+        calls.append(options["local_files_only"])
+        raise OSError("not cached")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    with only_local(), pytest.raises(ScorerError, match="are not on this machine"):
+        HUB.folder()
+    assert calls == [True]
+
+
+def test_a_hub_that_gave_nothing_is_not_asked_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(WEIGHTS_FOLDER, raising=False)
+    monkeypatch.setattr(weights, "_failed", {})
+    calls = []
+
+    def download(*_: Any, **options: Any) -> str:
+        calls.append(options["local_files_only"])
+        raise OSError("no network")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    for _ in range(2):
+        with pytest.raises(ScorerError, match=r"the hub gave nothing \(no network\)"):
+            HUB.folder()
+    assert calls.count(False) == 1
+
+
+def test_tensors_read_in_inference_mode_can_still_be_trained_through(tmp_path: Path) -> None:
+    save_file({"a": torch.ones(2)}, tmp_path / "w.safetensors")
+    torch.save({"a": torch.ones(2)}, tmp_path / "w.pth")
+    for name in ("w.safetensors", "w.pth"):
+        with torch.inference_mode():
+            tensor = load_tensors(tmp_path / name)["a"]
+        (tensor.requires_grad_() * 2).sum().backward()
+        assert tensor.grad is not None
