@@ -97,7 +97,7 @@ def trained_state(out: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Everything that the newest checkpoint holds: weights of all roles and moments; and its plain values."""
     state = TrainingFolder(out).latest()
     assert state is not None
-    return state.tensors, {"epoch": state.epoch, "step": state.step, **state.facts}
+    return dict(state.tensors), {"epoch": state.epoch, "step": state.step, **state.facts}
 
 
 def log_without_times(out: Path) -> list[dict[str, Any]]:

@@ -19,7 +19,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from nbench.errors import CardMismatchError, CheckpointError, RunLockedError, UsageError
 from nbench.normguard.config import TrainConfig
@@ -52,7 +52,29 @@ class State:
     epoch: int
     step: int
     facts: dict[str, Any]
-    tensors: dict[str, Tensor]
+    tensors: Mapping[str, Tensor]
+
+
+class _Stored(Mapping[str, "Tensor"]):
+    """Tensors of a file, each read when it is asked for: every process opens it, and few need all of it at once."""
+
+    def __init__(self, path: Path) -> None:
+        from safetensors import safe_open
+
+        self._file = cast("Any", safe_open(path, framework="pt"))
+        self._names: dict[str, None] = dict.fromkeys(self._file.keys())
+
+    def __getitem__(self, name: str) -> Tensor:
+        if name not in self._names:
+            raise KeyError(name)
+        tensor: Tensor = self._file.get_tensor(name)
+        return tensor
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
 
 
 class TrainingFolder:
@@ -127,13 +149,12 @@ class TrainingFolder:
         return sorted(found, key=lambda path: (len(path.name), path.name))  # epoch-10000 comes after epoch-9999
 
     def latest(self) -> State | None:
-        """The newest checkpoint's state, or None before the first.
+        """The newest checkpoint's state, or None before the first; its tensors are read as they are asked for.
 
         Raises:
             CheckpointError: it is damaged, or those that are left hold weights only.
         """
         from safetensors import SafetensorError
-        from safetensors.torch import load_file
 
         found = self.steps()
         if not found:
@@ -145,8 +166,7 @@ class TrainingFolder:
             return None
         try:
             content = json.loads((found[-1] / "state.json").read_text(encoding="utf-8"))
-            tensors = load_file(found[-1] / "state.safetensors")
-            return State(content["epoch"], content["step"], content["facts"], tensors)
+            return State(content["epoch"], content["step"], content["facts"], _Stored(found[-1] / "state.safetensors"))
         except (OSError, ValueError, KeyError, SafetensorError) as error:
             raise CheckpointError(
                 f"checkpoint {found[-1]} is damaged ({' '.join(str(error).split())}): delete it, to go on from the one "
@@ -173,7 +193,7 @@ class TrainingFolder:
             building = self.checkpoints / f"{TEMPORARY}{state.epoch:04d}"
             building.mkdir()
             export(building)
-            save_file(state.tensors, building / "state.safetensors")
+            save_file(dict(state.tensors), building / "state.safetensors")
             content = {"epoch": state.epoch, "step": state.step, "facts": state.facts}
             (building / "state.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
             for path in [*building.rglob("*"), building]:

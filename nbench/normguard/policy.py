@@ -1,7 +1,8 @@
 """The model in training and everything it is compared with, over one transformer: policy, old, anchor, ema, reference.
 
 With LoRA each role is a named adapter and the reference is the base with adapters off, so no role costs a second copy
-of the weights. With full fine-tuning each role is a frozen copy of the transformer.
+of the weights. With full fine-tuning each role is a frozen copy of the transformer. Transformers may be sharded over
+processes; adapters never are.
 """
 
 from __future__ import annotations
@@ -9,10 +10,10 @@ from __future__ import annotations
 import copy
 import json
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
@@ -21,6 +22,7 @@ from nbench.errors import UsageError
 from nbench.flow.family import ModelView
 from nbench.flow.model import Conditioning
 from nbench.normguard.config import ModelConfig
+from nbench.normguard.sharding import kept, placed_as, whole_state
 
 if TYPE_CHECKING:
     from nbench.flow.family import DiffusersFlowModel
@@ -65,9 +67,18 @@ class Policy:
         model: the loaded base.
         roles: those that have weights of their own, "policy" first.
         tuning: "lora" or "full".
+        sharded: whether the roles' own weights are spread over processes, so that reading them is a collective.
     """
 
-    def __init__(self, model: DiffusersFlowModel, config: ModelConfig, roles: Sequence[Role], *, seed: int) -> None:
+    def __init__(
+        self,
+        model: DiffusersFlowModel,
+        config: ModelConfig,
+        roles: Sequence[Role],
+        *,
+        seed: int,
+        shard: Callable[[torch.nn.Module, Collection[torch.nn.Parameter]], None] | None = None,
+    ) -> None:
         """Add the roles' weights; all start as the policy, which starts as the base.
 
         Args:
@@ -75,6 +86,8 @@ class Policy:
             config: how to tune it.
             roles: besides the policy and the reference.
             seed: of the adapters' random half.
+            shard: called with each transformer, and with those of its weights that stay whole; leaves this process its
+                part of the others. None keeps all of them.
 
         Raises:
             UsageError: the LoRA's targets match no layer, or the family has no defaults for them.
@@ -82,16 +95,23 @@ class Policy:
         self.model = model
         self.tuning = config.tuning
         self.roles: tuple[Role, ...] = ("policy", *roles)
+        self._class = type(model.transformer)  # sharding changes it
         model.transformer.requires_grad_(False)
         if self.tuning == "lora":
             self._scale = self._add_adapters(config, seed)
         else:
-            self._copies: dict[Role, torch.nn.Module] = {
-                role: copy.deepcopy(model.transformer) for role in ("reference", *roles)
-            }
+            self._copies: dict[Role, torch.nn.Module] = {}
+            for role in ("reference", *roles):
+                self._copies[role] = copy.deepcopy(model.transformer)
+                if shard is not None:  # each at once, so that never more than two are whole
+                    shard(self._copies[role], ())
             model.transformer.requires_grad_(True)
         if config.gradient_checkpointing:
             model.transformer.enable_gradient_checkpointing()
+        if shard is not None:
+            adapters = [tensor for role in self.roles for tensor in self.tensors(role).values()]
+            shard(model.transformer, adapters if self.tuning == "lora" else ())
+        self.sharded = shard is not None and self.tuning == "full"
         self.check()
 
     def _add_adapters(self, config: ModelConfig, seed: int) -> float:
@@ -194,7 +214,16 @@ class Policy:
         if state.keys() != tensors.keys() or any(state[name].shape != tensors[name].shape for name in tensors):
             raise UsageError(f"the saved weights of {role!r} do not fit this model: was its LoRA changed?")
         for name, tensor in tensors.items():
-            tensor.copy_(state[name])
+            tensor.copy_(placed_as(tensor, state[name]))
+
+    def whole(self, role: Role, *, keep: bool = True) -> dict[str, Tensor]:
+        """Copies of a role's own weights on the CPU, as `tensors` names them; a collective where they are sharded.
+
+        Args:
+            role: whose.
+            keep: whether this process wants them; the others get an empty dictionary.
+        """
+        return kept(self.tensors(role), keep=keep)
 
     @contextmanager
     def in_model_dtype(self) -> Iterator[None]:
@@ -219,32 +248,46 @@ class Policy:
         found = {id(p) for p in self.model.pipeline.transformer.parameters() if p.requires_grad}
         assert found == trained, f"{len(found)} parameters get gradients, {len(trained)} are the policy's"
 
-    def save(self, role: Role, folder: Path) -> Path:
+    def save(self, role: Role, folder: Path, *, write: bool = True) -> Path:
         """Write a role as `nbench run` and plain diffusers load it: a LoRA file, or a whole pipeline for full tuning.
 
         The LoRA's alpha / rank is multiplied into its B matrices, so that readers which know no alpha get it right.
 
+        Args:
+            role: which.
+            folder: where.
+            write: whether this process writes; where weights are sharded all processes must come here, and one writes.
+
         Returns:
             What `--checkpoint NAME=BASE+...` (LoRA) or `NAME=...` (full) takes.
         """
-        folder.mkdir(parents=True, exist_ok=True)
         if self.tuning == "full":
-            return self._save_full(role, folder)
+            return self._save_full(role, folder, write=write)
+        file = folder / "pytorch_lora_weights.safetensors"
+        if not write:
+            return file
+        folder.mkdir(parents=True, exist_ok=True)
         state: dict[str, Tensor] = {}
         for name, tensor in self.tensors(role).items():
             value = tensor.detach().float().cpu().clone()
             state[f"{name}.weight"] = value * self._scale if name.endswith("lora_B") else value
         type(self.model.pipeline).save_lora_weights(folder, transformer_lora_layers=state, safe_serialization=True)
-        return folder / "pytorch_lora_weights.safetensors"
+        return file
 
-    def _save_full(self, role: Role, folder: Path) -> Path:
+    def _save_full(self, role: Role, folder: Path, *, write: bool) -> Path:
         model, pipeline = self.model, self.model.pipeline
-        kept = pipeline.transformer
-        pipeline.transformer = kept if role == "policy" else self._copies[role]
+        present = pipeline.transformer
+        written = present if role == "policy" else self._copies[role]
+        if self.sharded:
+            written = self._gathered(written, keep=write)
+        if not write:
+            return folder
+        folder.mkdir(parents=True, exist_ok=True)
+        pipeline.transformer = written
         try:
             pipeline.save_pretrained(folder, safe_serialization=True)
         finally:
-            pipeline.transformer = kept
+            pipeline.transformer = present
         for path in folder.rglob("*.json"):  # configs name the folder that they were loaded from
             content = json.loads(path.read_text(encoding="utf-8"))
             if isinstance(content, dict) and content.pop("_name_or_path", None) is not None:
@@ -256,3 +299,13 @@ class Policy:
         }
         (folder / "nbench.json").write_text(json.dumps(defaults, indent=2) + "\n", encoding="utf-8")
         return folder
+
+    def _gathered(self, transformer: Any, *, keep: bool) -> torch.nn.Module | None:
+        """A whole copy of a sharded transformer, on the CPU; None where this process does not want it."""
+        state = whole_state(transformer, keep=keep)
+        if not keep:
+            return None
+        with torch.device("meta"):
+            copied: torch.nn.Module = self._class.from_config(transformer.config)
+        copied.load_state_dict(state, assign=True)
+        return copied

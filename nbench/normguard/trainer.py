@@ -1,72 +1,61 @@
 """The one training loop: rollout, rewards, advantages, draws, forwards, loss and guards, step.
 
 Processes share the prompts of an epoch, whole groups each; gradients are summed over processes once per optimiser step,
-so the number of processes and of accumulated batches changes nothing but float rounding.
+so the number of processes and of accumulated batches changes nothing but float rounding. Processes may share the
+weights too (`nbench.normguard.sharding`); then they keep in step (`nbench.normguard.lockstep`).
 """
 
 from __future__ import annotations
 
-import json
+import math
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from datetime import timedelta
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
 
 import nbench
 from nbench.errors import CheckpointError, InfrastructureError, RunInterruptedError, StoreError, UsageError
-from nbench.flow.load import load_model, pick_device
-from nbench.flow.norms import rms
-from nbench.normguard.advantage import constant_groups, group_advantages
+from nbench.flow.load import load_model
 from nbench.normguard.checkpoint import State, TrainingFolder
 from nbench.normguard.config import TrainConfig
-from nbench.normguard.evaluate import EvaluatedModel, Evaluation, Evaluator
+from nbench.normguard.epoch_rewards import advantages, term_means
+from nbench.normguard.evaluate import Evaluator
 from nbench.normguard.guarding import Guard, additive_guards
+from nbench.normguard.lockstep import Lockstep
+from nbench.normguard.log_record import scalars
 from nbench.normguard.losses import eval_ema_decay
-from nbench.normguard.losses.reduce import mse
-from nbench.normguard.methods import Draw, Epoch, make_method
+from nbench.normguard.methods import Epoch, make_method
 from nbench.normguard.methods.base import times
+from nbench.normguard.objective import Objective
 from nbench.normguard.observer import Quiet, TrainObserver
 from nbench.normguard.policy import Policy, Role
+from nbench.normguard.probe import Probe, sum_gradients
+from nbench.normguard.processes import Processes, make_accelerator
 from nbench.normguard.prompting import TrainingPrompts, training_prompts
-from nbench.normguard.rewards import RewardModel, Rewards
-from nbench.normguard.rollout import PromptBank, Sample, roll_out
+from nbench.normguard.result import TrainResult, write_result
+from nbench.normguard.rewards import RewardModel
+from nbench.normguard.rollout import PromptBank, Rollout, Sample, roll_out
+from nbench.normguard.sharding import settle, whole
 from nbench.normguard.tally import Stopwatch, Tally
+from nbench.normguard.trainer_evaluation import TrainerEvaluation
+from nbench.normguard.training_state import restore, weights_and_moments
 from nbench.runs.backend import default_backend
-from nbench.runs.files import write_atomic
 from nbench.scoring.registry import get_scorer
 
 if TYPE_CHECKING:
     from nbench.flow.family import DiffusersFlowModel
     from nbench.scoring.scorer import Scorer
 
+__all__ = ["Quiet", "TrainResult", "Trainer", "train"]
+
 #: so many epochs in a row without anything to learn from end a training
 _EMPTY_EPOCHS = 3
 
-
-@dataclass(frozen=True)
-class TrainResult:
-    """What a training came to.
-
-    Attributes:
-        folder: of the training.
-        policy, ema: what `nbench run` loads: LoRA files, or pipeline folders for full tuning.
-        epochs, step: done in all.
-        evaluation: of the end.
-        seconds: of this call.
-    """
-
-    folder: TrainingFolder
-    policy: Path
-    ema: Path
-    epochs: int
-    step: int
-    evaluation: Evaluation
-    seconds: float
+#: roles that are written for use
+_SAVED: tuple[Role, ...] = ("policy", "ema")
 
 
 def train(
@@ -92,7 +81,7 @@ def train(
         RunInterruptedError: the user pressed Ctrl-C; the same command goes on.
     """
     started = time.perf_counter()
-    accelerator = _accelerator(config, out)
+    accelerator = make_accelerator(config, out)
     folder = TrainingFolder(out)
     folder.check(config)  # before the lock, which would be one more file in a folder that is not ours
     try:
@@ -111,47 +100,6 @@ def train(
             f"({config.rollout.batch_size}) or evaluate.batch_size ({config.evaluate.batch_size}), or set "
             "model.gradient_checkpointing."
         ) from error
-
-
-def _accelerator(config: TrainConfig, out: Path) -> Any:
-    """Accelerate's Accelerator for a training.
-
-    Raises:
-        UsageError: it cannot be had as the config wants it.
-    """
-    from accelerate import Accelerator
-    from accelerate.utils import DistributedType, InitProcessGroupKwargs, is_tensorboard_available
-
-    if config.tensorboard and not is_tensorboard_available():
-        raise UsageError("tensorboard is not installed: pip install tensorboard, or set tensorboard to false.")
-    device = config.model.device
-    try:
-        accelerator = Accelerator(
-            cpu=device == "cpu" or (device == "auto" and pick_device("auto").type == "cpu"),
-            mixed_precision=config.optim.mixed_precision,
-            log_with="tensorboard" if config.tensorboard else None,
-            project_dir=str(out),
-            # The other processes wait while the first one evaluates.
-            kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(hours=12))],
-        )
-    except ValueError as error:  # its state lives as long as the process
-        raise UsageError(
-            f"accelerate refuses to start ({' '.join(str(error).split())[:160]}): an earlier training of this process "
-            "had other settings; use one process for each."
-        ) from error
-    if accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM):
-        raise UsageError(
-            f"{accelerator.distributed_type.value} is not supported, since nothing is sharded: start with torchrun or "
-            "accelerate launch --multi_gpu."
-        )
-    if device != "auto":
-        wanted, given = pick_device(device), accelerator.device
-        if wanted.type != given.type or wanted.index not in (None, given.index or 0):
-            raise UsageError(
-                f"model.device is {device}, but this process trains on {given}: leave it at auto, and choose GPUs by "
-                "CUDA_VISIBLE_DEVICES."
-            )
-    return accelerator
 
 
 class Trainer:
@@ -188,13 +136,14 @@ class Trainer:
             UsageError: something that the config names is missing or unfit.
         """
         self.config, self.folder, self.accelerator, self.observer = config, folder, accelerator, observer
-        self.device = torch.device(accelerator.device)
+        self.processes = Processes(accelerator)
+        self.device = self.processes.device
         self.watch = Stopwatch(self.device, exact=exact_times)
         self.rewards = RewardModel(config.rewards, str(self.device), scorers)
         self._given = scorers or {}
         for name in config.evaluate.scorers:
             self._scorer(name, str(self.device))  # an unknown name should not cost a whole training
-        self.prompts: TrainingPrompts = training_prompts(config, accelerator.num_processes)
+        self.prompts: TrainingPrompts = training_prompts(config, self.processes.count)
         self.method = make_method(config)
         self.guards: list[Guard] = additive_guards(config.guards)
         model = self._load()
@@ -206,7 +155,18 @@ class Trainer:
         if config.method.name != "grpo":  # too few times between the bounds should not cost a rollout
             times(Sample(0, 0, 0, self.prompts.trained[0]), config.times, self.sigmas, config.seed)
         self.bank = PromptBank(model, guidance=self.guidance, offload=config.model.offload_text_encoders)
-        self.policy = Policy(model, config.model, (*self.method.roles, "ema"), seed=config.seed)
+        shard = self.processes.shard if self.processes.sharded else None
+        self.policy = Policy(model, config.model, (*self.method.roles, "ema"), seed=config.seed, shard=shard)
+        if self.processes.sharded:
+            settle(model, self.device)
+        text = self.prompts.trained[0].text
+        self.lockstep = Lockstep(
+            self.processes, self.policy, self.bank, text=text, guidance=self.guidance, size=self.size
+        )
+        autocast = accelerator.autocast
+        self.objective = Objective(
+            self.method, self.policy, guidance=self.guidance, autocast=autocast, watch=self.watch
+        )
         self.trained = self.policy.tensors("policy")
         self.optimizer = torch.optim.AdamW(
             list(self.trained.values()),
@@ -224,7 +184,8 @@ class Trainer:
         self.spec = config.spec(str(self.device))
         if config.tuning == "full" and self.spec.dtype != "float32":
             raise UsageError("full tuning trains the transformer itself: set model.dtype to float32 (or auto).")
-        model = load_model(self.spec)
+        # What is sharded goes to its device part by part, so that no GPU holds all of it at any time.
+        model = load_model(replace(self.spec, device="cpu") if self.processes.sharded else self.spec)
         if not isinstance(model, DiffusersFlowModel):
             raise CheckpointError(f"{config.base} has no family adapter, so it cannot be trained.")
         return model
@@ -233,9 +194,9 @@ class Trainer:
 
     def run(self, started: float) -> TrainResult:
         """Resume or begin, train, and evaluate."""
-        config, main = self.config, self.accelerator.is_main_process
+        config, main = self.config, self.processes.main
         self.resume()
-        if len(set(self._gather([self.epoch]))) > 1:
+        if len(set(self.processes.gather([self.epoch]))) > 1:
             raise StoreError(f"not every process sees the checkpoints of {self.folder.path}: use a shared folder.")
         if main:  # only now: every process has checked the folder
             self.folder.begin(config)
@@ -245,9 +206,16 @@ class Trainer:
         if config.tensorboard:
             self.accelerator.init_trackers("tensorboard")
         self.observer.begin(config, self.epoch)
-        evaluator = self._evaluator() if main else None
-        if evaluator is not None and self._is_missing_an_evaluation():
-            self._evaluate(evaluator, self._saved(self.folder.steps()[-1]) if self.epoch else {})
+        evaluations = TrainerEvaluation(
+            self._evaluator() if main else None,
+            config,
+            self.folder,
+            self.policy,
+            self.lockstep,
+            self.observer,
+            self.watch,
+        )
+        evaluations.evaluate_checkpoint(self.epoch, only_missing=True)
         while self.epoch < config.optim.epochs:
             record = self.run_epoch()
             last = self.epoch == config.optim.epochs
@@ -256,38 +224,32 @@ class Trainer:
                 self.folder.append(record)
                 self.observer.epoch(record)
                 if config.tensorboard:
-                    self.accelerator.log(_scalars(record), step=self.epoch)
-                if last or due or self.epoch % config.checkpoint_every == 0:
-                    saved = self.save()
-                    if due and not last and evaluator is not None:
-                        self._evaluate(evaluator, self._saved(saved))
-            self.accelerator.wait_for_everyone()
+                    self.accelerator.log(scalars(record), step=self.epoch)
+            if last or due or self.epoch % config.checkpoint_every == 0:
+                self.save()
+                if due and not last:
+                    evaluations.evaluate_checkpoint(self.epoch)
+            self.processes.wait()
         # The main process evaluates and reports; one that left earlier would take its launcher, and all others, along.
-        result = None if evaluator is None else self._finish(evaluator, started)
-        self.accelerator.wait_for_everyone()
+        result = self._finish(evaluations, started)
+        self.processes.wait()
         if config.tensorboard:
             self.accelerator.end_training()
         if result is None:
             raise SystemExit(0)
         return result
 
-    def _finish(self, evaluator: Evaluator, started: float) -> TrainResult:
-        final = {role: self.policy.save(role, self.folder.final / role) for role in ("policy", "ema")}
-        evaluation = self._evaluate(evaluator, final)
+    def _finish(self, evaluations: TrainerEvaluation, started: float) -> TrainResult | None:
+        """Write what was trained, and what became of it; the result on the main process."""
+        main = self.processes.main
+        final = {role: self.policy.save(role, self.folder.final / role, write=main) for role in _SAVED}
+        evaluation = evaluations.evaluate(self.epoch, final)
+        if evaluation is None:
+            return None
         seconds = time.perf_counter() - started
-        records = self.folder.records()
-        result = {
-            "nbench": nbench.__version__,
-            "name": self.config.name,
-            "epochs": self.epoch,
-            "steps": self.step,
-            "processes": self.accelerator.num_processes,
-            "train_seconds": sum(record["seconds"]["epoch"] for record in records),
-            "guards": {guard.name: guard.weight for guard in self.guards},
-            "evaluation": evaluation.to_json(),
-        }
-        write_atomic(self.folder.result, (json.dumps(result, indent=1) + "\n").encode())
-        return TrainResult(self.folder, final["policy"], final["ema"], self.epoch, self.step, evaluation, seconds)
+        done = TrainResult(self.folder, final["policy"], final["ema"], self.epoch, self.step, evaluation, seconds)
+        write_result(done, self.config.name, self.processes, self.guards)
+        return done
 
     # One epoch.
 
@@ -313,7 +275,7 @@ class Trainer:
                 f"for {_EMPTY_EPOCHS} epochs there was nothing to learn from: all rewards of each prompt were equal or "
                 "failed. Look at log.jsonl, and use a reward that tells pictures of one prompt apart."
             )
-        gather = self._gather if self.accelerator.num_processes > 1 else None
+        gather = self.processes.gather if self.processes.count > 1 else None
         seconds = time.perf_counter() - started
         return {
             "epoch": self.epoch - 1,
@@ -329,31 +291,17 @@ class Trainer:
 
     def collect(self) -> tuple[Epoch, dict[str, Any]]:
         """This process's pictures with their rewards and advantages, and what the log says of all processes'."""
-        config, rank, world = self.config, self.accelerator.process_index, self.accelerator.num_processes
+        config, processes = self.config, self.processes
         chosen = self.prompts.of_epoch(self.epoch, config.rollout.prompts, config.seed)
         mine = [
             Sample(self.epoch, group, member, prompt)
             for group, prompt in enumerate(chosen)
-            if group % world == rank
+            if group % processes.count == processes.index
             for member in range(config.rollout.group_size)
         ]
         self.observer.phase("rollout", len(mine))
         with self.watch.section("rollout"):
-            self.bank.prepare(sample.prompt.text for sample in mine)
-            rollout = roll_out(
-                self.policy.view(self.method.rollout_role),
-                self.bank,
-                mine,
-                steps=config.rollout.steps,
-                guidance=self.guidance,
-                size=self.size,
-                batch_size=config.rollout.batch_size,
-                seed=config.seed,
-                grid=config.rollout.grid,
-                stochastic=config.method if config.method.name == "grpo" else None,
-                autocast=self.accelerator.autocast,
-                advance=self.observer.advance,
-            )
+            rollout = self._roll_out(mine)
         with self.watch.section("reward"):
             rewards = self.rewards.score(rollout.images, [sample.prompt.text for sample in mine])
         for i, sound in enumerate(rollout.clean.isfinite().flatten(1).all(1).tolist()):
@@ -363,63 +311,34 @@ class Trainer:
         rows = [
             (sample.group, sample.member, float(rewards.total[i]), rewards.reasons[i]) for i, sample in enumerate(mine)
         ]
-        everyone = sorted(self._gather(rows), key=lambda row: row[:2])
-        advantages, facts = self._advantages(everyone)
-        facts["reward"]["terms"] = self._term_means(rewards)
-        local = torch.tensor([advantages[sample.group, sample.member] for sample in mine], dtype=torch.float64)
-        return Epoch(rollout, rewards.total, local, self.sigmas), facts
+        everyone = sorted(processes.gather(rows), key=lambda row: row[:2])
+        found, facts = advantages(everyone, config.advantage, first=self.epoch == 0)
+        facts["reward"]["terms"] = term_means(rewards, processes.gather)
+        own = torch.tensor([found[sample.group, sample.member] for sample in mine], dtype=torch.float64)
+        return Epoch(rollout, rewards.total, own, self.sigmas), facts
 
-    def _term_means(self, rewards: Rewards) -> dict[str, float | None]:
-        rows = [(name, values[values.isfinite()].tolist()) for name, values in rewards.terms.items()]
-        merged: dict[str, list[float]] = {}
-        for name, values in self._gather(rows):
-            merged.setdefault(name, []).extend(values)
-        return {name: sum(values) / len(values) if values else None for name, values in merged.items()}
-
-    def _advantages(
-        self, rows: Sequence[tuple[int, int, float, str | None]]
-    ) -> tuple[dict[tuple[int, int], float], dict[str, Any]]:
-        """(group, member) -> advantage, 0 for failed pictures; and figures of the epoch's rewards.
-
-        Raises:
-            UsageError: in the first epoch: nothing can be learned from the reward.
-        """
-        settings = self.config.advantage
-        found = {row[:2]: 0.0 for row in rows}
-        kept = [row for row in rows if row[2] == row[2]]
-        reasons: dict[str, int] = {}
-        for row in rows:
-            if row[3] is not None:
-                reasons[row[3]] = reasons.get(row[3], 0) + 1
-        facts: dict[str, Any] = {
-            "samples": len(rows),
-            "failed": len(rows) - len(kept),
-            "reasons": dict(sorted(reasons.items(), key=lambda item: -item[1])[:3]),
-            "reward": {"mean": None, "std": None},
-            "constant_groups": 0,
-        }
-        if not kept:
-            if self.epoch == 0:
-                raise UsageError(
-                    f"all {len(rows)} pictures of the first epoch failed to get a reward, the first because: "
-                    f"{next(iter(reasons), 'unknown')}. Choose other rewards or prompts."
-                )
-            return found, facts
-        values = torch.tensor([row[2] for row in kept], dtype=torch.float64)
-        groups = torch.tensor([row[0] for row in kept])
-        constant = constant_groups(values, groups)
-        if bool(constant.all()) and self.epoch == 0:
-            raise UsageError(
-                f"the reward is the same for all pictures of each prompt (the first: {values[0]:.6g}), so there is "
-                "nothing to learn from it. Choose another reward, or a base whose pictures of a prompt differ."
-            )
-        advantages = group_advantages(values, groups, std=settings.std, delta=settings.delta, clip=settings.clip)
-        for row, advantage in zip(kept, advantages.tolist(), strict=True):
-            found[row[:2]] = advantage
-        facts["reward"] = {"mean": float(values.mean()), "std": float(values.std(correction=0))}
-        facts["constant_groups"] = len(groups[constant].unique())
-        facts["advantage_std"] = float(advantages.std(correction=0))
-        return found, facts
+    def _roll_out(self, samples: Sequence[Sample]) -> Rollout:
+        """Make pictures, in step with processes that make more of them."""
+        config, role = self.config.rollout, self.method.rollout_role
+        batches = math.ceil(len(samples) / config.batch_size)
+        ahead = self.lockstep.most(batches) - batches
+        self.bank.prepare(sample.prompt.text for sample in samples)
+        rollout = roll_out(
+            self.policy.view(role),
+            self.bank,
+            samples,
+            steps=config.steps,
+            guidance=self.guidance,
+            size=self.size,
+            batch_size=config.batch_size,
+            seed=self.config.seed,
+            grid=config.grid,
+            stochastic=self.config.method if self.config.method.name == "grpo" else None,
+            autocast=self.accelerator.autocast,
+            advance=self.observer.advance,
+        )
+        self.lockstep.idle(role, ahead * config.steps)
+        return rollout
 
     # Updates.
 
@@ -428,7 +347,7 @@ class Trainer:
         config = self.config
         units = self.method.units(epoch)
         keys = {self._key(epoch, unit): unit for unit in units}
-        order = sorted(self._gather(list(keys)))
+        order = sorted(self.processes.gather(list(keys)))
         count = config.optim.updates_per_epoch
         losses: list[float] = []
         norms: list[float] = []
@@ -458,30 +377,39 @@ class Trainer:
 
     def _update(self, epoch: Epoch, units: Sequence[tuple[int, ...]], total: int, tally: Tally) -> tuple[float, float]:
         """One optimiser step on `units`, which are this process's share of `total`: (loss, gradient norm)."""
-        config, method = self.config, self.method
+        config, method, objective = self.config, self.method, self.objective
         rows = total * method.rows_per_unit * config.times.count
         per_batch = max(1, config.optim.batch_size // method.rows_per_unit)
+        chunks = [units[start : start + per_batch] for start in range(0, len(units), per_batch)]
+        ahead = self.lockstep.most(len(chunks)) - len(chunks)
         for tensor in self.trained.values():
             tensor.grad = torch.zeros_like(tensor)  # also where this process has no units
-        probes: dict[str, _Probe] = {guard.name: _Probe(self.trained) for guard in self.guards if guard.weight is None}
+        probes: dict[str, Probe] = {}
+        for guard in self.guards:
+            if guard.weight is None:
+                probes[guard.name] = Probe(self.trained, self.processes)
         loss_sum = torch.zeros((), dtype=torch.float64, device=self.device)
         for index in range(config.times.count):
-            for start in range(0, len(units), per_batch):
-                chunk = units[start : start + per_batch]
+            for chunk in chunks:
                 draw = method.draw(epoch, chunk, index, self.bank)
-                v = self.velocities(draw, monitor=index == 0)
+                v = objective.velocities(draw, self.guards, monitored=index == 0)
                 with self.watch.section("loss"):
-                    loss = self._loss(draw, v, rows, tally, probes)
+                    loss = objective.loss(draw, v, self.guards, rows=rows, tally=tally, probes=probes)
                 loss_sum += loss.detach()
                 with self.watch.section("backward"):
                     loss.backward()
                 self.observer.advance(len(chunk))
+            for _ in range(ahead):
+                objective.idle(self.lockstep.draw(), self.guards, probes, monitored=index == 0)
         with self.watch.section("step"):
-            self._sum_gradients()
+            sum_gradients(self.trained.values(), self.processes)
             for guard in self.guards:
-                if guard.name in probes:
-                    self._calibrate(guard, probes[guard.name])
-            norm = torch.nn.utils.clip_grad_norm_(self.trained.values(), config.optim.grad_clip)
+                weight = probes[guard.name].calibrate(guard) if guard.name in probes else None
+                if weight is not None:
+                    self.observer.note(
+                        f"{guard.name}: weight {weight:.4g}, calibrated at optimiser step {self.step + 1}."
+                    )
+            norm = whole(torch.nn.utils.clip_grad_norm_(self.trained.values(), config.optim.grad_clip))
             if not bool(norm.isfinite()):
                 raise InfrastructureError(
                     f"the gradient of optimiser step {self.step + 1} is not finite: the training diverged. Lower "
@@ -495,84 +423,7 @@ class Trainer:
             if self.step % config.optim.ema.every == 0:
                 # Indexed by optimiser steps, from 0, as in the source, not by averages.
                 self.policy.blend("ema", eval_ema_decay(self.step - 1, most=config.optim.ema.decay))
-        return float(self._reduced(loss_sum)), float(norm)
-
-    def velocities(self, draw: Draw, *, monitor: bool = False) -> dict[Role, Tensor]:
-        """Velocities at a draw: the policy's with gradient, and those that the method and the guards compare it with.
-
-        Args:
-            draw: where.
-            monitor: also the reference's, for the log.
-        """
-        model = self.policy.model
-        wanted = dict.fromkeys((*self.method.forwards, *(guard.role for guard in self.guards if guard.weight != 0)))
-        if monitor or any(guard.weight == 0 for guard in self.guards):
-            wanted["reference"] = None
-        x = draw.x.to(model.dtype)
-        found: dict[Role, Tensor] = {}
-        for role in wanted:
-            with self.watch.section(f"forward_{role}"), torch.no_grad(), self.accelerator.autocast():
-                found[role] = self.policy.view(role).velocity(x, draw.t, draw.cond, guidance=self.guidance)
-        with self.watch.section("forward_policy"), self.accelerator.autocast():
-            found["policy"] = self.policy.view("policy").velocity(x, draw.t, draw.cond, guidance=self.guidance)
-        return found
-
-    def _loss(
-        self, draw: Draw, v: Mapping[Role, Tensor], rows: int, tally: Tally, probes: Mapping[str, _Probe]
-    ) -> Tensor:
-        """The share of this draw in the objective's mean over `rows` rows, guards included."""
-        result = self.method.loss(draw, v)
-        places = draw.t if draw.step is None else draw.step
-        tally.add("loss", result.rows, draw.t)
-        for name, values in result.stats.items():
-            tally.add(name, values, places)
-        loss = result.rows.sum() / rows
-        for guard in self.guards:
-            if guard.weight is None:
-                probes[guard.name].add(guard, v, rows)
-            with torch.set_grad_enabled(bool(guard.weight)):  # without a weight it is only measured
-                penalty = guard.penalty(draw, v)
-            if guard.weight:
-                loss = loss + guard.weight * (penalty.sum() / rows)
-            tally.add(f"{guard.name}/penalty", penalty, draw.t)
-            tally.add(f"{guard.name}/active", (penalty > 0).double(), draw.t)
-        if "reference" in v:
-            _monitor(v, draw, tally)
-        return loss
-
-    def _sum_gradients(self) -> None:
-        if self.accelerator.num_processes == 1:
-            return
-        grads = [tensor.grad for tensor in self.trained.values() if tensor.grad is not None]
-        flat = self._reduced(torch.cat([grad.flatten() for grad in grads]))
-        for grad, part in zip(grads, flat.split([grad.numel() for grad in grads]), strict=True):
-            grad.copy_(part.view_as(grad))
-
-    def _calibrate(self, guard: Guard, probe: _Probe) -> None:
-        """Set a guard's weight at the first step where it is active; it counts from the next step on."""
-        gradient = self._reduced(probe.flat())
-        if not bool(gradient.any()):
-            return
-        active, norm = self._reduced(torch.tensor([probe.active, probe.norm], dtype=torch.float64, device=self.device))
-        base = torch.cat([t.grad.flatten() for t in self.trained.values() if t.grad is not None]).norm()
-        if not bool(base):
-            return  # a weight of 0 would switch the guard off for good
-        weight = guard.calibrate(float(base), float(gradient.norm()), float(norm / active))
-        self.observer.note(f"{guard.name}: weight {weight:.4g}, calibrated at optimiser step {self.step + 1}.")
-
-    def _reduced(self, tensor: Tensor) -> Tensor:
-        if self.accelerator.num_processes == 1:
-            return tensor
-        summed: Tensor = self.accelerator.reduce(tensor, reduction="sum")
-        return summed
-
-    def _gather(self, rows: list[Any]) -> list[Any]:
-        if self.accelerator.num_processes == 1:
-            return rows
-        from accelerate.utils import gather_object
-
-        found: list[Any] = gather_object(rows)
-        return found
+        return float(self.processes.sum(loss_sum)), float(norm)
 
     # Saving, resuming, evaluating.
 
@@ -586,63 +437,36 @@ class Trainer:
                 f"{self.folder.path} was trained from another base than {self.config.model.base} now is: use another "
                 "--out."
             )
-        for role in self.policy.roles:
-            prefix = f"{role}/"
-            self.policy.load(
-                role,
-                {name.removeprefix(prefix): value for name, value in state.tensors.items() if name.startswith(prefix)},
-            )
-        moments = {}
-        for i, name in enumerate(self.trained):
-            if f"exp_avg/{name}" in state.tensors:
-                moments[i] = {
-                    "step": torch.tensor(float(state.step)),
-                    "exp_avg": state.tensors[f"exp_avg/{name}"],
-                    "exp_avg_sq": state.tensors[f"exp_avg_sq/{name}"],
-                }
-        self.optimizer.load_state_dict({"state": moments, "param_groups": self.optimizer.state_dict()["param_groups"]})
+        restore(self.policy, self.optimizer, state.tensors, state.step)
         for guard in self.guards:
             guard.weight = state.facts["guards"][guard.name]
         self.epoch, self.step, self._empty = state.epoch, state.step, state.facts["empty"]
 
-    def state(self) -> State:
-        """Everything that resuming needs."""
-        tensors = {
-            f"{role}/{name}": tensor.detach().cpu().clone().contiguous()
-            for role in self.policy.roles
-            for name, tensor in self.policy.tensors(role).items()
-        }
-        for name, tensor in self.trained.items():
-            for moment in ("exp_avg", "exp_avg_sq"):
-                if moment in self.optimizer.state[tensor]:
-                    tensors[f"{moment}/{name}"] = self.optimizer.state[tensor][moment].cpu().clone().contiguous()
+    def save(self) -> Path | None:
+        """Write a checkpoint of the present epoch; all processes come here, and the main one gets its folder.
+
+        Raises:
+            StoreError: the disk refuses.
+        """
+        main = self.processes.main
+        if not main and not self.policy.sharded:
+            return None
+        tensors = weights_and_moments(self.policy, self.optimizer, keep=main)
+        if not main:
+            return None
         facts = {
             "base": self.policy.model.base_hash,
             "guards": {guard.name: guard.weight for guard in self.guards},
             "empty": self._empty,
             "nbench": nbench.__version__,
         }
-        return State(self.epoch, self.step, facts, tensors)
-
-    def save(self) -> Path:
-        """Write a checkpoint of the present epoch.
-
-        Raises:
-            StoreError: the disk refuses.
-        """
 
         def export(building: Path) -> None:
             if self.policy.tuning == "lora":  # whole pipelines are only written at the end
-                for role in ("policy", "ema"):
+                for role in _SAVED:
                     self.policy.save(role, building / role)
 
-        return self.folder.save(self.state(), export)
-
-    def _saved(self, checkpoint: Path) -> dict[str, Path]:
-        """Role -> what was saved of it, as far as it can be evaluated."""
-        if self.policy.tuning == "full":
-            return {}
-        return {role: checkpoint / role for role in ("policy", "ema")}
+        return self.folder.save(State(self.epoch, self.step, facts, tensors), export)
 
     def _evaluator(self) -> Evaluator:
         config = self.config.evaluate
@@ -666,81 +490,3 @@ class Trainer:
     def _scorer(self, name: str, device: str) -> Scorer:
         """A scorer of the evaluation; those of the reward are not loaded a second time."""
         return self.rewards.scorers.get(name) or self._given.get(name) or get_scorer(name, device)
-
-    def _evaluate(self, evaluator: Evaluator, saved: Mapping[str, Path]) -> Evaluation:
-        """Score the base and what was saved on the held-out prompts."""
-        self.observer.phase("evaluate", 1)
-        roles: list[Role] = ["policy", "ema"] if self.config.evaluate.ema else ["policy"]
-        models = {"base": EvaluatedModel(self.policy.view("reference"))}
-        for role in roles:
-            if role not in saved:
-                continue
-            if self.policy.tuning == "full":
-                models[role] = EvaluatedModel(self.policy.view(role), folder=saved[role])
-            else:
-                models[role] = EvaluatedModel(self.policy.view(role), lora=saved[role])
-        with self.watch.section("evaluate"), self.policy.in_model_dtype():
-            evaluation = evaluator.evaluate(models, name=f"epoch-{self.epoch:04d}")
-        line = {"epoch": self.epoch, **evaluation.to_json()}
-        write_atomic(self._evaluation_file(), (json.dumps(line, indent=1) + "\n").encode())
-        self.observer.evaluation(self.epoch, evaluation)
-        return evaluation
-
-    def _evaluation_file(self) -> Path:
-        return self.folder.path / "evaluations" / f"epoch-{self.epoch:04d}.json"
-
-    def _is_missing_an_evaluation(self) -> bool:
-        """Whether the base's, or one that a stopped training did not come to, is to be made before the next epoch."""
-        every = self.config.evaluate.every
-        due = bool(every) and self.epoch % every == 0 and self.epoch < self.config.optim.epochs
-        return due and not self._evaluation_file().exists()
-
-
-class _Probe:
-    """Gradient of a guard that is not calibrated yet, over one optimiser step."""
-
-    def __init__(self, trained: Mapping[str, torch.nn.Parameter]) -> None:
-        self._trained = list(trained.values())
-        self._sums = [torch.zeros_like(tensor) for tensor in self._trained]
-        self.active = 0.0
-        self.norm = 0.0
-
-    def add(self, guard: Guard, v: Mapping[Role, Tensor], rows: int) -> None:
-        """Take in one batch; its graph stays for the base loss."""
-        linear = guard.linear(v)
-        active = linear.detach() > 0
-        if not bool(active.any()):
-            return
-        self.active += float(active.sum())
-        self.norm += float(guard.reference_norm(v)[active].double().sum())
-        for total, grad in zip(
-            self._sums,
-            torch.autograd.grad(linear.sum() / rows, self._trained, retain_graph=True, allow_unused=True),
-            strict=True,
-        ):
-            if grad is not None:
-                total += grad
-
-    def flat(self) -> Tensor:
-        """All in one vector."""
-        return torch.cat([total.flatten() for total in self._sums])
-
-
-@torch.no_grad()
-def _monitor(v: Mapping[Role, Tensor], draw: Draw, tally: Tally) -> None:
-    """Log norm ratio, squared distance and cosine of the policy's and the reference's velocities."""
-    theta, ref = v["policy"].detach().float(), v["reference"].float()
-    tally.add("norm_ratio", rms(theta) / rms(ref).clamp_min(1e-12), draw.t)
-    tally.add("reference_distance", mse(theta, ref), draw.t)
-    tally.add("cosine", torch.nn.functional.cosine_similarity(theta.flatten(1), ref.flatten(1)), draw.t)
-
-
-def _scalars(record: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
-    """Numbers of a log line, without those by bucket, as "a/b"."""
-    found: dict[str, float] = {}
-    for key, value in record.items():
-        if isinstance(value, Mapping) and key not in ("by", "reasons"):
-            found.update(_scalars(value, f"{prefix}{key}/"))
-        elif isinstance(value, int | float):
-            found[f"{prefix}{key}"] = float(value)
-    return found

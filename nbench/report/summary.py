@@ -25,17 +25,20 @@ class Column:
         metric: its name in the scores table.
         orientation: "higher", "lower" or "none".
         kind: of the scorer.
+        alone: whether it is the scorer's only metric.
     """
 
     scorer: str
     metric: str
     orientation: str
     kind: str
+    alone: bool = True
 
     @property
     def title(self) -> str:
-        """The metric, with an arrow to where it is better."""
-        return self.metric + {"higher": " ↑", "lower": " ↓"}.get(self.orientation, "")
+        """The metric, with an arrow to where it is better; of several judging ones, with its scorer's name."""
+        name = self.metric if self.alone or self.kind == "statistics" else f"{self.scorer}.{self.metric}"
+        return name + {"higher": " ↑", "lower": " ↓"}.get(self.orientation, "")
 
 
 @dataclass(frozen=True)
@@ -123,7 +126,7 @@ def summarise(run: RunTables) -> Summary:
 
 def _columns(card: Mapping[str, Any]) -> tuple[Column, ...]:
     return tuple(
-        Column(name, metric["name"] or name, metric["orientation"], scorer["kind"])
+        Column(name, metric["name"] or name, metric["orientation"], scorer["kind"], len(scorer["metrics"]) == 1)
         for name, scorer in card.get("scorers", {}).items()
         for metric in scorer["metrics"]
     )

@@ -18,7 +18,8 @@ _HEADING = 12  # characters of a column's heading on one line
 
 def summary_tables(summary: Summary) -> RenderableType:
     """Rows checkpoint x steps. First the scorers, velocity norm and pictures/s; statistics of the pictures follow."""
-    judged = [column for column in summary.columns if column.kind != "statistics"]
+    # What a judging scorer gives besides (set sizes, label mass, ...) has no direction, and is in the tables on disk.
+    judged = [column for column in summary.columns if column.kind != "statistics" and column.orientation != "none"]
     described = [column for column in summary.columns if column.kind == "statistics"]
     title = "mean ± 95 % interval (bootstrap over prompts)"
     parts: list[RenderableType] = [_table(summary, judged, title, telemetry=True)]
@@ -48,8 +49,15 @@ def card_table(card: Mapping[str, Any]) -> Table:
     table = Table(title="card", title_justify="left", show_header=False, box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
+    for name, text in card_lines(card).items():
+        table.add_row(Text(name), Text(text))
+    return table
+
+
+def card_lines(card: Mapping[str, Any]) -> dict[str, str]:
+    """What a run was, in words: name -> text."""
     prompts, seeds, sampler = card["prompts"], card["seeds"], card["sampler"]
-    lines = {
+    return {
         "prompts": f"{prompts['name']}, {prompts['count']} ({prompts['hash'][:12]})",
         "seeds": f"{seeds['count']} per prompt, run seed {seeds['run_seed']}",
         "sampler": f"{sampler['name']}, {sampler['grid']} grid" + (", rescaled" if sampler["rescale"] else ""),
@@ -59,9 +67,6 @@ def card_table(card: Mapping[str, Any]) -> Table:
         **{f"checkpoint {name}": _checkpoint(part) for name, part in card["checkpoints"].items()},
         **{f"scorer {name}": f"{part['summary']} ({part['identity'][:12]})" for name, part in card["scorers"].items()},
     }
-    for name, text in lines.items():
-        table.add_row(Text(name), Text(text))
-    return table
 
 
 def _checkpoint(part: Mapping[str, Any]) -> str:
@@ -103,10 +108,10 @@ def _table(summary: Summary, columns: Sequence[Column], title: str, *, telemetry
 
 
 def _folded(title: str) -> str:
-    """A long heading on two lines, cut after a hyphen or underscore."""
+    """A long heading on two lines, cut after a hyphen, underscore or dot."""
     if len(title) <= _HEADING:
         return title
-    cut = max(title.rfind(mark, 0, len(title) - 3) for mark in "-_") + 1
+    cut = max(title.rfind(mark, 0, len(title) - 3) for mark in "-_.") + 1
     return f"{title[:cut]}\n{title[cut:]}" if cut else title
 
 

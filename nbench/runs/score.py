@@ -180,23 +180,34 @@ def score_safely(scorer: Scorer, images: Sequence[Image.Image], prompts: Sequenc
     return [score for part in parts for score in score_safely(scorer, images[part], prompts[part])]
 
 
-def score_set_safely(scorer: SetScorer, images: Sequence[Image.Image]) -> Score:
-    """The Score of a set, whatever the scorer does.
+def score_sets_safely(scorer: SetScorer, sets: Sequence[Sequence[Image.Image]]) -> list[Score]:
+    """One Score per set, whatever the scorer does; where it raises on several, each is tried alone.
 
     Raises:
         NbenchError: the scorer raised one: it cannot work at all, and says what to do.
-        InfrastructureError: there is not enough memory.
+        InfrastructureError: there is not enough memory for one set.
     """
+    if not sets:
+        return []
+    together = getattr(scorer, "score_sets", None)
     try:
-        score = scorer.score_set(list(images))
-        _check_metrics(scorer.card, score)
+        if together is None or len(sets) == 1:
+            scores = [scorer.score_set(list(images)) for images in sets]
+        else:
+            scores = list(together([list(images) for images in sets]))
+        if len(scores) != len(sets):
+            raise ValueError(f"{len(scores)} scores for {len(sets)} sets")
+        for score in scores:
+            _check_metrics(scorer.card, score)
     except NbenchError:
         raise
     except Exception as error:
+        if len(sets) > 1:
+            return [score for one in sets for score in score_sets_safely(scorer, [one])]
         if _is_memory(error):
             raise _too_little_memory(scorer.card) from error
-        return Score.failed(f"{scorer.card.name} raised {type(error).__name__}: {error}")
-    return score
+        return [Score.failed(f"{scorer.card.name} raised {type(error).__name__}: {error}")]
+    return scores
 
 
 def _is_memory(error: Exception) -> bool:

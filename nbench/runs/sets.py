@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from nbench.prompts import Prompt
 from nbench.runs.canonical import digest
@@ -11,8 +12,14 @@ from nbench.runs.images import ImageStore
 from nbench.runs.journal import Journal, Ledger
 from nbench.runs.observer import Observer
 from nbench.runs.plan import Cell
-from nbench.runs.score import record_scores, score_set_safely
+from nbench.runs.score import record_scores, score_sets_safely
 from nbench.scoring.sets import SetScorer
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+#: sets per call of a scorer that takes several
+_SETS = 8
 
 
 @dataclass(frozen=True)
@@ -106,12 +113,17 @@ class SetScoringStage:
         whole = True
         for name, sets in todo.items():
             scorer = self.scorers[name]
-            for one in sets:
-                pictures = [picture for cell in one.cells if (picture := self.images.read(cell.key)) is not None]
-                if len(pictures) < len(one.cells):
-                    whole = False
-                    continue
-                score = score_set_safely(scorer, pictures)
-                record_scores(scorer.card, self.ledgers[name], self.journal, {one.key: score})
-                self.observer.advance(1)
+            for start in range(0, len(sets), _SETS):
+                pictures = {one.key: self._read(one) for one in sets[start : start + _SETS]}
+                sound = {key: found for key, found in pictures.items() if found is not None}
+                whole &= len(sound) == len(pictures)
+                scores = score_sets_safely(scorer, list(sound.values()))
+                found = dict(zip(sound, scores, strict=True))
+                record_scores(scorer.card, self.ledgers[name], self.journal, found)
+                self.observer.advance(len(found))
         return whole
+
+    def _read(self, one: PictureSet) -> list[Image.Image] | None:
+        """The pictures of a set; None when one of them is not sound."""
+        pictures = [picture for cell in one.cells if (picture := self.images.read(cell.key)) is not None]
+        return pictures if len(pictures) == len(one.cells) else None

@@ -36,9 +36,13 @@ ScorerFactory = Callable[[str], AnyScorer]
 
 #: scorer name -> "module:factory"
 _REWARDS = "nbench.scoring.rewards"
+_DIVERSITY = "nbench.scoring.diversity"
 _BUILT_IN: dict[str, str] = {
     "aesthetic-laion-v2": f"{_REWARDS}.laion_aesthetic:create",
     "clipscore-l14": f"{_REWARDS}.clipscore:create",
+    "diversity-clip-l14": f"{_DIVERSITY}:clip_l14",
+    "diversity-dinov2": f"{_DIVERSITY}:dinov2",
+    "diversity-lpips": f"{_DIVERSITY}:lpips",
     "hpsv2.0": f"{_REWARDS}.hps:create_v20",
     "hpsv2.1": f"{_REWARDS}.hps:create_v21",
     "hpsv3": f"{_REWARDS}.hpsv3:create",
@@ -49,6 +53,7 @@ _BUILT_IN: dict[str, str] = {
     "pickscore-v1": f"{_REWARDS}.pickscore:create",
     "pocket-aesthetic": f"{_REWARDS}.pocket_aesthetic:create",
     "pocket-clip": f"{_REWARDS}.pocket_clip:create",
+    "pocket-diversity": f"{_DIVERSITY}:pocket",
     "vqascore-qwen3vl-30b-a3b": f"{_REWARDS}.vqascore:create_qwen3vl_30b_a3b",
     "vqascore-qwen3vl-32b": f"{_REWARDS}.vqascore:create_qwen3vl_32b",
     "vqascore-qwen3vl-8b": f"{_REWARDS}.vqascore:create_qwen3vl_8b",

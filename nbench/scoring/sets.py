@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 class SetScorer(Protocol):
     """Scores the pictures of one prompt together. The order of the pictures must not matter.
 
+    One that also has `score_sets(sets) -> list[Score]` is given several sets at once.
+
     It is registered as any scorer is, and asked for by name in the same lists; a run calls it once per checkpoint, step
     count and prompt, with the pictures of all seeds.
     """

@@ -110,6 +110,20 @@ def test_a_pruning_that_was_cut_short_leaves_no_checkpoint_that_only_looks_whole
         assert (path / "state.safetensors").is_file()
 
 
+def test_tensors_are_read_when_they_are_asked_for_even_after_newer_checkpoints(tmp_path: Path) -> None:
+    folder = TrainingFolder(tmp_path)
+    folder.save(state(1), export)
+    found = folder.latest()
+    assert found is not None
+    for epoch in (2, 3, 4):
+        folder.save(state(epoch), export)
+    assert not (folder.checkpoints / "epoch-0001" / "state.safetensors").exists()
+    assert found.tensors.keys() == state(1).tensors.keys()
+    assert all(torch.equal(found.tensors[name], tensor) for name, tensor in state(1).tensors.items())
+    with pytest.raises(KeyError):
+        found.tensors["another"]
+
+
 def test_a_damaged_checkpoint_is_named(tmp_path: Path) -> None:
     folder = TrainingFolder(tmp_path)
     folder.save(state(1), export)

@@ -21,6 +21,7 @@ from nbench.runs.backend import Backend
 from nbench.runs.execute import execute
 from nbench.runs.store import Store
 from nbench.runs.suite import read_suite
+from nbench.runs.tables import TABLES
 from nbench.scoring.scorer import Scorer
 from nbench.testing import FakeFlowModel, tiny_lora, tiny_sd3
 
@@ -78,7 +79,7 @@ def test_it_loads_nothing_and_writes_what_a_plain_run_of_its_suite_writes(tmp_pa
     assert (found.generated, found.failed) == (2 * CELLS, 0)
     execute(read_suite(suite_of(tmp_path, "epoch-1")), Store(tmp_path / "other"), backend=backend_of(plain))
     assert plain.loads == ["base"]
-    assert len(contents(tmp_path / "eval")) == 2 * CELLS + 3
+    assert len(contents(tmp_path / "eval")) == 2 * CELLS + len(TABLES)
     assert contents(tmp_path / "eval") == contents(tmp_path / "other")
 
 

@@ -47,7 +47,7 @@ def tables(values: Values, ratios: Mapping[str, Sequence[Sequence[float | None]]
     def table(rows: list[dict[str, Any]]) -> pa.Table:
         return pa.Table.from_pylist(rows)
 
-    return RunTables(RunFolder(Path("run")), CARD, {}, table(cells), table(scores), table(norms), {})
+    return RunTables(RunFolder(Path("run")), CARD, {}, table(cells), table(scores), table([]), table(norms), {})
 
 
 @pytest.fixture
@@ -143,7 +143,9 @@ def test_json_is_strict_and_an_unknown_bound_is_null(drawn: Values) -> None:
         run.folder,
         run.card,
         {},
-        *(table.filter(equal(table["prompt_id"], "p0")) for table in (run.samples, run.scores, run.norms)),
+        *(table.filter(equal(table["prompt_id"], "p0")) for table in (run.samples, run.scores)),
+        run.sets,
+        run.norms.filter(equal(run.norms["prompt_id"], "p0")),
         {},
     )
     comparisons, norms = compare_run(one_prompt, "base")
