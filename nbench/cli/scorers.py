@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import click
 
 
@@ -88,7 +90,7 @@ def show(name: str, as_json: bool) -> None:
 
 @scorers.command("check")
 @click.argument("names", nargs=-1, metavar="NAME...")
-@click.option("--all", "everything", is_flag=True, help="Every scorer; those without weights here are named.")
+@click.option("--all", "everything", is_flag=True, help="Every scorer; those that cannot run here are named.")
 @click.option("--markdown", is_flag=True, help="One Markdown table, a line per scorer.")
 @click.option("--device", default="cpu", show_default=True, help="Torch device that the scorers run on.")
 @click.pass_context
@@ -103,13 +105,17 @@ def check(context: click.Context, names: tuple[str, ...], everything: bool, mark
     from nbench.report.conformance import check_table, conformance_markdown
     from nbench.scoring.conformance import ConformanceReport, check_scorer
     from nbench.scoring.registry import get_any_scorer, list_scorers
+    from nbench.scoring.weights import only_local
 
     if bool(names) == everything:
         raise UsageError("name the scorers to check, or give --all.")
     reports: dict[str, ConformanceReport | ScorerError] = {}
     for name in list_scorers() if everything else names:
         try:
-            reports[name] = check_scorer(get_any_scorer(name, device))
+            # Asked for everything, nobody wants all that there is to be downloaded.
+            with only_local() if everything else contextlib.nullcontext():
+                scorer = get_any_scorer(name, device)
+            reports[name] = check_scorer(scorer)
         except ScorerError as error:
             if not everything:
                 raise

@@ -36,7 +36,7 @@ def conformance_markdown(reports: Mapping[str, ConformanceReport | ScorerError])
     """A line per scorer; one that could not be made says so, and claims nothing."""
     lines = [f"| {' | '.join(_HEADINGS)} |", "|" + "---|" * len(_HEADINGS)]
     for name, report in reports.items():
-        cells = ["-"] * 6 + ["not run: its weights are not here"] if isinstance(report, ScorerError) else _cells(report)
+        cells = ["-"] * 6 + ["not run: cannot run here"] if isinstance(report, ScorerError) else _cells(report)
         lines.append(f"| `{name}` | {' | '.join(cells)} |")
     return "\n".join(lines)
 
@@ -48,9 +48,12 @@ def _cells(report: ConformanceReport) -> list[str]:
         found = [by_name[name] for name in names if name in by_name]
         return _word(found)
 
-    canaries = [check for check in report.checks if check.name.startswith(("canary: ", "copies of one picture"))]
-    low = [check.name.removeprefix("canary: ") for check in canaries if check.passed]
-    declared = [check.name.removeprefix("canary: ") for check in canaries if "unfit" in check.detail]
+    canaries: dict[str, list[Check]] = {}
+    for check in report.checks:
+        if check.name.startswith(("canary: ", "copies of one picture")):
+            canaries.setdefault(check.name.removeprefix("canary: ").partition(" (")[0], []).append(check)
+    low = [name for name, found in canaries.items() if all(check.passed for check in found)]
+    declared = [name for name, found in canaries.items() if any("unfit" in check.detail for check in found)]
     ranked = ", ".join(low) or "-"
     if declared:
         ranked += f"; declared unfit for floors: {', '.join(declared)}"

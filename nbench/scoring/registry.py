@@ -27,6 +27,8 @@ from nbench.scoring.weights import only_local
 GROUP = "nbench.scorers"
 #: between a scorer's name and that of a variant
 COLON = ":"
+#: before the folder of a detector of the user's own
+OWN_DETECTOR = "realism@"
 
 #: fields of a card that can change without a value changing
 NOT_IDENTITY = ("summary", "licence", "source", "heavy", "variants", "fooled_by")
@@ -37,9 +39,11 @@ ScorerFactory = Callable[[str], AnyScorer]
 #: scorer name -> "module:factory"
 _REWARDS = "nbench.scoring.rewards"
 _DIVERSITY = "nbench.scoring.diversity"
+_REALISM = "nbench.scoring.realism"
 _BUILT_IN: dict[str, str] = {
     "aesthetic-laion-v2": f"{_REWARDS}.laion_aesthetic:create",
     "clipscore-l14": f"{_REWARDS}.clipscore:create",
+    "commfor-384": f"{_REALISM}.commfor:create",
     "diversity-clip-l14": f"{_DIVERSITY}:clip_l14",
     "diversity-dinov2": f"{_DIVERSITY}:dinov2",
     "diversity-lpips": f"{_DIVERSITY}:lpips",
@@ -50,10 +54,12 @@ _BUILT_IN: dict[str, str] = {
     "imagereward-v1": f"{_REWARDS}.imagereward:create",
     "ocr-ppocrv5": f"{_REWARDS}.ocr:create_ppocrv5",
     "ocr-rapidocr": f"{_REWARDS}.ocr:create_rapidocr",
+    "omniaid-v2-clip": f"{_REALISM}.omniaid:create",
     "pickscore-v1": f"{_REWARDS}.pickscore:create",
     "pocket-aesthetic": f"{_REWARDS}.pocket_aesthetic:create",
     "pocket-clip": f"{_REWARDS}.pocket_clip:create",
     "pocket-diversity": f"{_DIVERSITY}:pocket",
+    "pocket-realism": f"{_REALISM}.pocket_realism:create",
     "vqascore-qwen3vl-30b-a3b": f"{_REWARDS}.vqascore:create_qwen3vl_30b_a3b",
     "vqascore-qwen3vl-32b": f"{_REWARDS}.vqascore:create_qwen3vl_32b",
     "vqascore-qwen3vl-8b": f"{_REWARDS}.vqascore:create_qwen3vl_8b",
@@ -94,7 +100,8 @@ def get_any_scorer(name: str, device: str = "cpu") -> AnyScorer:
     """The scorer of this name, of pictures or of sets.
 
     Args:
-        name: as `list_scorers` gives it; "NAME:VARIANT" for another scale of its number.
+        name: as `list_scorers` gives it; "NAME:VARIANT" for another scale of its number; "realism@FOLDER" for a
+            detector that `nbench realism train` wrote.
         device: a torch device string; scorers without a network ignore it.
 
     Returns:
@@ -105,6 +112,10 @@ def get_any_scorer(name: str, device: str = "cpu") -> AnyScorer:
             imported, fails, or makes something else than a scorer of this name, or its weights are not here (the
             message says how to get them, and what of its kind can run).
     """
+    if name.startswith(OWN_DETECTOR):
+        from nbench.scoring.realism.detector import detector_by_path
+
+        return detector_by_path(name, device)
     plain, _, variant = name.partition(COLON)
     entry = _entry(plain)
     try:
@@ -134,6 +145,8 @@ def describe_scorer(name: str) -> tuple[ScorerCard, str | None]:
     Raises:
         ScorerError: as `get_any_scorer`, but not for missing weights.
     """
+    if name.startswith(OWN_DETECTOR):
+        return get_any_scorer(name).card, None
     entry = _entry(name)
     try:
         with only_local():

@@ -138,7 +138,11 @@ def test_the_base_of_a_run_is_checked_at_its_largest_step_count(store: Path, det
 
 def test_the_claim_may_be_what_a_checkpoint_gains(store: Path, detector: Path) -> None:
     done = run("check", detector, "--run", "tiny", "--store", store, "--effect-of", "nft", "--json")
-    gained = json.loads(done.stdout)["claim"]
+    shown = json.loads(done.stdout)
+    gained = shown["claim"]
+    assert shown["effect"]["low"] < gained == shown["effect"]["mean"] < shown["effect"]["high"]
+    said = run("check", detector, "--run", "tiny", "--store", store, "--effect-of", "nft").output
+    assert f"nft gains {gained:+.3f} (" in said and "; 8 pairs)." in said
     means = [
         json.loads(run("check", detector, "--run", "tiny", "--store", store, "--checkpoint", name, "--json").stdout)[
             "mean_log_odds"

@@ -85,7 +85,7 @@ def test_check_all_names_what_it_could_not_run_and_makes_one_table(monkeypatch: 
     done = CliRunner().invoke(scorers, ["check", "--all", "--markdown"], catch_exceptions=False)
     assert done.exit_code == 0
     lines = done.output.splitlines()
-    assert lines[2] == "| `far-away` | - | - | - | - | - | - | not run: its weights are not here |"
+    assert lines[2] == "| `far-away` | - | - | - | - | - | - | not run: cannot run here |"
     assert lines[3].startswith("| `image-stats` | yes | yes | yes |") and lines[3].endswith("| passed |")
     assert len({line.count("|") for line in lines}) == 1
     plain = CliRunner().invoke(scorers, ["check", "--all"], catch_exceptions=False).output
