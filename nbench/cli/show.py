@@ -14,7 +14,7 @@ from nbench.cli.run import STORE_OPTION, wide_console
 @click.option("--card", "with_card", is_flag=True, help="Also print the whole comparability card as JSON.")
 @STORE_OPTION
 def show(run_name: str, with_card: bool, store: Path) -> None:
-    """Print the table, coverage, failures and card of RUN (a name in the store, or a run's folder)."""
+    """Print every metric, coverage, failures and the card of RUN (a name in the store, or a run's folder)."""
     import json
 
     from nbench.report.summary import summarise
@@ -27,7 +27,7 @@ def show(run_name: str, with_card: bool, store: Path) -> None:
     tables = load_run(folder)
     summary = summarise(tables)
     console = wide_console()
-    console.print(summary_tables(summary))
+    console.print(summary_tables(summary, everything=True))
     console.print(card_table(tables.card))
     state = folder.state()
     made = sum(line.pictures for line in summary.lines)

@@ -16,10 +16,17 @@ from nbench.report.summary import Column, Summary, Value
 _HEADING = 12  # characters of a column's heading on one line
 
 
-def summary_tables(summary: Summary) -> RenderableType:
-    """Rows checkpoint x steps. First the scorers, velocity norm and pictures/s; statistics of the pictures follow."""
-    # What a judging scorer gives besides (set sizes, label mass, ...) has no direction, and is in the tables on disk.
-    judged = [column for column in summary.columns if column.kind != "statistics" and column.orientation != "none"]
+def summary_tables(summary: Summary, *, everything: bool = False) -> RenderableType:
+    """Rows checkpoint x steps. First the scorers, velocity norm and pictures/s; statistics of the pictures follow.
+
+    Args:
+        summary: of a run.
+        everything: every metric of each scorer; without it, of scorers that judge only the first that has a direction.
+    """
+    judged = [column for column in summary.columns if column.kind != "statistics"]
+    if not everything:
+        oriented = [column for column in judged if column.orientation != "none"]
+        judged = list({column.scorer: column for column in reversed(oriented)}.values())[::-1]
     described = [column for column in summary.columns if column.kind == "statistics"]
     title = "mean ± 95 % interval (bootstrap over prompts)"
     parts: list[RenderableType] = [_table(summary, judged, title, telemetry=True)]

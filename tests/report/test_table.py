@@ -8,9 +8,9 @@ from nbench.report.table import summary_tables
 from nbench.stats.bootstrap import Interval
 
 
-def rendered(summary: Summary, width: int = 120) -> str:
+def rendered(summary: Summary, width: int = 120, *, everything: bool = False) -> str:
     console = Console(file=io.StringIO(), width=width)
-    console.print(summary_tables(summary))
+    console.print(summary_tables(summary, everything=everything))
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue()
 
@@ -63,3 +63,12 @@ def test_statistics_stand_in_a_table_of_their_own() -> None:
 
 def test_a_checkpoint_named_like_markup_is_printed_as_it_is() -> None:
     assert "[red]x" in rendered(Summary((COLUMN,), (line("[red]x", 4, value(0.5, 0.1)),), ()))
+
+
+def test_a_scorer_of_several_metrics_is_shown_by_its_first_and_whole_on_demand() -> None:
+    metrics = (("size", "none"), ("first", "higher"), ("second", "lower"))
+    columns = (*(Column("many", *metric, "reward", alone=False) for metric in metrics), COLUMN)
+    summary = Summary(columns, (), ())
+    short, whole = (rendered(summary, 200, everything=everything) for everything in (False, True))
+    assert "first" in short and "s ↑" in short and "second" not in short and "size" not in short
+    assert all(name in whole for name in ("first", "second", "size", "s ↑"))
