@@ -28,11 +28,15 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "show": ("nbench.cli.show", "Print the table, coverage, failures and card of a run."),
     "compare": ("nbench.cli.compare", "Compare two checkpoints pair by pair, with intervals and curves."),
     "gate": ("nbench.cli.gate", "Hold a release policy against a candidate: pass, breach or inconclusive."),
+    "bisect": ("nbench.cli.bisect", "Find the first checkpoint of a training run that breaches a policy."),
+    "leaderboard": ("nbench.cli.leaderboard", "Rank checkpoints on few-step robustness; make and check submissions."),
+    "report": ("nbench.cli.report", "Write a run as a page: summary, curves, pair viewer, failures, card."),
     "export": ("nbench.cli.export", "Write a run's tables as parquet, csv or a Hugging Face data set."),
     "train": ("nbench.cli.train", "Fine-tune a checkpoint by NFT, AWM, DPO or Flow-GRPO, with guards."),
     "analyze": ("nbench.cli.analyze", "Analyse velocities of fine-tuned checkpoints against their base."),
     "prompts": ("nbench.cli.prompts", "List prompt sets, or show the prompts of one."),
     "scorers": ("nbench.cli.scorers", "List, describe and check scorers."),
+    "realism": ("nbench.cli.realism", "Check realism detectors, and train one on your own pictures."),
     "doctor": ("nbench.cli.doctor", "Say what this machine can run."),
 }
 

@@ -1,4 +1,4 @@
-"""`nbench gate`: hold a policy against a candidate; plan one; write one."""
+"""`nbench gate`: hold a policy against a candidate, at once or block by block; plan one; write one."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING
 
 import click
 
+from nbench.cli.gate_outputs import GateOutputs, output_options, write_result
 from nbench.cli.run import STORE_OPTION, wide_console
 
 if TYPE_CHECKING:
     from nbench.compare import Side
+    from nbench.gates.policy import Policy
 
 
 class _Gate(click.Group):
@@ -32,7 +34,9 @@ def gate() -> None:
 _POLICY = click.argument("policy_path", metavar="POLICY", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 _RUN = click.option("--run", "run_name", required=True, help="Finished run that holds the base.")
 _BASE = click.option("--base", required=True, help="Checkpoint that is compared with.")
+_CANDIDATE = click.option("--candidate", required=True, help="Checkpoint that is judged.")
 _OTHER = click.option("--candidate-run", "other_name", help="Run that holds the candidate; the same one without it.")
+_ALLOW = click.option("--allow", multiple=True, help="Part of the cards that may differ, beside the policy's own.")
 
 
 @gate.command("check")
@@ -40,13 +44,9 @@ _OTHER = click.option("--candidate-run", "other_name", help="Run that holds the 
 @_RUN
 @_OTHER
 @_BASE
-@click.option("--candidate", required=True, help="Checkpoint that is judged.")
-@click.option("--allow", multiple=True, help="Part of the cards that may differ, beside the policy's own.")
-@click.option("--out", type=click.Path(file_okay=False, path_type=Path), help="Folder for the dossier.")
-@click.option("--junit", type=click.Path(dir_okay=False, path_type=Path), help="Write JUnit XML here.")
-@click.option("--sarif", "sarif_path", type=click.Path(dir_okay=False, path_type=Path), help="Write SARIF here.")
-@click.option("--summary", type=click.Path(dir_okay=False, path_type=Path), help="Append a Markdown summary here.")
-@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON instead of a table.")
+@_CANDIDATE
+@_ALLOW
+@output_options
 @STORE_OPTION
 @click.pass_context
 def check(
@@ -57,48 +57,83 @@ def check(
     base: str,
     candidate: str,
     allow: tuple[str, ...],
-    out: Path | None,
-    junit: Path | None,
-    sarif_path: Path | None,
-    summary: Path | None,
-    as_json: bool,
     store: Path,
+    outputs: GateOutputs,
 ) -> None:
     """Judge a candidate by POLICY.
 
     Exits with 0 when it passed, 1 when a breach is shown, 2 when it is inconclusive.
     """
-    import json
-
-    from nbench.gates.dossier import write_dossier
     from nbench.gates.evaluate import evaluate_gate
-    from nbench.gates.policy import read_policy
-    from nbench.report.gate import gate_json, gate_tables, step_summary
-    from nbench.report.junit import junit_xml
-    from nbench.report.sarif import sarif
-    from nbench.runs.files import write_atomic
 
-    policy = read_policy(policy_path)
-    policy = policy.model_copy(update={"allow": tuple(dict.fromkeys((*policy.allow, *allow)))})
     sides = _sides(store, run_name, other_name, base, candidate)
-    result = evaluate_gate(policy, *sides)
-    if as_json:
-        click.echo(json.dumps(gate_json(result), indent=1, ensure_ascii=False))
-    else:
-        wide_console().print(gate_tables(result))
-    named = policy_path.as_posix() if not policy_path.is_absolute() else policy_path.name
-    if junit is not None:
-        write_atomic(junit, junit_xml(result).encode())
-    if sarif_path is not None:
-        write_atomic(sarif_path, (json.dumps(sarif(result, named), indent=1) + "\n").encode())
-    if summary is not None:
-        before = summary.read_bytes() if summary.exists() else b""
-        write_atomic(summary, before + step_summary(result).encode())
-    if out is not None:
-        write_dossier(result, *sides, named, out)
-        if not as_json:
-            click.echo(f"Dossier: {out}")
+    result = evaluate_gate(_policy(policy_path, allow), *sides)
+    write_result(result, sides, policy_path, outputs)
     context.exit(result.exit_code)
+
+
+@gate.command("sequential")
+@_POLICY
+@click.option("--suite", "suite_name", required=True, help="Suite to run: a YAML file or a bundled name.")
+@_BASE
+@_CANDIDATE
+@click.option("--block", type=click.IntRange(min=1), default=16, show_default=True,
+              help="Prompts from look to look; the first is at 50 or more.")  # fmt: skip
+@click.option("--limit", type=click.IntRange(min=1), help="Most prompts to take. Default: the suite's, or all.")
+@click.option("--name", help="Of the runs; the number of prompts is added. Default: the suite's, and the candidate.")
+@_ALLOW
+@output_options
+@STORE_OPTION
+@click.pass_context
+def sequential(
+    context: click.Context,
+    policy_path: Path,
+    suite_name: str,
+    base: str,
+    candidate: str,
+    block: int,
+    limit: int | None,
+    name: str | None,
+    allow: tuple[str, ...],
+    store: Path,
+    outputs: GateOutputs,
+) -> None:
+    """Generate pictures block by block, judge by POLICY after each, and stop as soon as the verdict is certain.
+
+    The error rates hold however often one looks. The same command goes on with a stopped one. Exits as `check` does;
+    inconclusive when the prompts are used up.
+    """
+    from rich.console import Console
+
+    from nbench.cli.progress import Bars
+    from nbench.gates.looks import run_sequential
+    from nbench.report.gate_looks import look_line
+    from nbench.runs.store import Store
+    from nbench.runs.suite import read_suite
+
+    policy = _policy(policy_path, allow)
+    suite = read_suite(suite_name, {} if limit is None else {"limit": limit})
+    with Bars(Console(stderr=True)) as bars:
+        found = run_sequential(
+            policy,
+            suite,
+            Store(store),
+            base=base,
+            candidate=candidate,
+            name=name or "",
+            block=block,
+            observer=bars,
+            seen=lambda look: bars.note(look_line(look)),
+        )
+    write_result(found.result, found.sides, policy_path, outputs, found)
+    context.exit(found.result.exit_code)
+
+
+def _policy(path: Path, allow: tuple[str, ...]) -> Policy:
+    from nbench.gates.policy import read_policy
+
+    policy = read_policy(path)
+    return policy.model_copy(update={"allow": tuple(dict.fromkeys((*policy.allow, *allow)))})
 
 
 def _sides(store: Path, run_name: str, other_name: str | None, base: str, candidate: str) -> tuple[Side, Side]:

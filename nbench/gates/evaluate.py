@@ -13,8 +13,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from nbench.compare import Pairs, Row, Side, joint_columns, pair_up, paired_row
-from nbench.errors import UsageError, did_you_mean
+from nbench.compare import Paired, Row, Side, joint_columns, pair_up, paired_row
+from nbench.errors import UsageError
+from nbench.gates.hold import Held, hold
 from nbench.gates.policy import Policy, Rule, Tier
 from nbench.runs.card import Difference
 from nbench.runs.cube import Measure
@@ -39,6 +40,7 @@ class GateRow:
         upper: one-sided bound of the difference that holds for all gated rows together.
         needed: prompts that would decide for a candidate as good as the base, four times in five; None where that
             cannot be told.
+        least: share of pairs that its rule asks for.
     """
 
     tier: Tier
@@ -51,6 +53,12 @@ class GateRow:
     row: Row | None
     upper: float
     needed: int | None
+    least: float
+
+    @property
+    def place(self) -> str:
+        """The measure and its step count, as people say it."""
+        return f"{self.name} at {self.steps} step{'' if self.steps == 1 else 's'}" if self.steps else self.name
 
     @property
     def blocks(self) -> bool:
@@ -67,6 +75,7 @@ class GateResult:
         base, candidate: names.
         runs: names of their runs.
         cards: hashes of their runs' cards.
+        same_weights: whether the two are one and the same model, so that nothing can differ.
         rows: in the order of the policy's rules.
         verdict: overall.
         reason: why it is inconclusive without a row that says so; "" otherwise.
@@ -79,6 +88,7 @@ class GateResult:
     candidate: str
     runs: tuple[str, str]
     cards: tuple[str, str]
+    same_weights: bool
     rows: tuple[GateRow, ...]
     verdict: Verdict
     reason: str
@@ -96,14 +106,30 @@ def evaluate_gate(policy: Policy, base: Side, candidate: Side) -> GateResult:
     """Hold a policy against two checkpoints.
 
     Raises:
-        UsageError: a checkpoint is unknown, a rule names a measure without an orientation, or step counts have nothing
-            in common.
+        UsageError: a checkpoint is unknown, the two are one, a rule names a measure without an orientation, or step
+            counts have nothing in common.
         CardMismatchError: the cards differ where the policy does not allow it.
     """
+    if (base.run.folder.path, base.checkpoint) == (candidate.run.folder.path, candidate.checkpoint):
+        raise UsageError(
+            f"base and candidate are both {base.checkpoint!r} of run {base.run.folder.name!r}: name another candidate."
+        )
+    paired, allowed = pair_up(base, candidate, allow=policy.allow)
+    rows = _rows(policy, hold(policy, paired, base, candidate))
+    return conclude(policy, (base, candidate), rows, paired, allowed)
+
+
+def conclude(
+    policy: Policy,
+    sides: tuple[Side, Side],
+    rows: Sequence[GateRow],
+    paired: Paired,
+    allowed: Sequence[Difference],
+) -> GateResult:
+    """The overall verdict of judged rows: every critical one must pass, and no supporting one may breach."""
     from nbench.runs.card import card_hash
 
-    paired, allowed = pair_up(base, candidate, allow=policy.allow)
-    rows = _rows(policy, paired.pairs, paired.steps)
+    base, candidate = sides
     gated = [row.verdict for row in rows if row.tier == "critical"]
     blocking: list[Verdict] = ["BREACH" for row in rows if row.tier == "supporting" and row.verdict == "BREACH"]
     verdict = overall([*gated, *blocking])
@@ -116,6 +142,7 @@ def evaluate_gate(policy: Policy, base: Side, candidate: Side) -> GateResult:
         candidate=candidate.checkpoint,
         runs=(base.run.folder.name, candidate.run.folder.name),
         cards=(card_hash(base.run.card), card_hash(candidate.run.card)),
+        same_weights=_identity(base) == _identity(candidate),
         rows=tuple(rows),
         verdict=verdict,
         reason=reason,
@@ -125,18 +152,13 @@ def evaluate_gate(policy: Policy, base: Side, candidate: Side) -> GateResult:
     )
 
 
-@dataclass(frozen=True)
-class _Held:
-    """A measure at a step count, under its rule; without pairs where the runs have no such measure or step count."""
-
-    rule: Rule
-    name: str
-    steps: int
-    pairs: Pairs | None
+def _identity(side: Side) -> tuple[str, float | None]:
+    """What makes the pictures of a checkpoint, beside what a run shares."""
+    own = side.run.card["checkpoints"][side.checkpoint]
+    return own["weights"], own["lora_scale"]
 
 
-def _rows(policy: Policy, pairs: Sequence[Pairs], steps: Sequence[int]) -> list[GateRow]:
-    held = _held(policy, pairs, steps)
+def _rows(policy: Policy, held: Sequence[Held]) -> list[GateRow]:
     known = {
         i: paired_row(one.pairs, one.pairs.steps.index(one.steps), level=policy.confidence)
         for i, one in enumerate(held)
@@ -148,77 +170,76 @@ def _rows(policy: Policy, pairs: Sequence[Pairs], steps: Sequence[int]) -> list[
         places = [(held[i].pairs, held[i].steps) for i in gated]
         together = max_t(joint_columns([(one, at) for one, at in places if one is not None]), level=policy.confidence)
         uppers.update(zip(gated, map(float, together.upper), strict=True))
-    return [_row(policy, one, known[i], uppers[i]) if i in known else _missing(one) for i, one in enumerate(held)]
+    return [
+        _row(policy, one, known[i], uppers[i]) if i in known else missing_row(policy, one) for i, one in enumerate(held)
+    ]
 
 
-def _held(policy: Policy, pairs: Sequence[Pairs], steps: Sequence[int]) -> list[_Held]:
-    taken: set[tuple[Measure, int]] = set()
-    found: list[_Held] = []
-    names = {one.measure.name for one in pairs} | {one.measure.scorer for one in pairs}
-    for rule in policy.rules:
-        counts = steps if rule.steps is None else rule.steps
-        for kind in rule.kinds:
-            of_kind = [one for one in pairs if one.measure.kind == kind and one.measure.sign]
-            if not of_kind:
-                found.append(_Held(rule, f"scorer of kind {kind}", 0, None))
-            found += _place(rule, of_kind, counts, taken)
-        for name in rule.scorers:
-            named = [one for one in pairs if name in (one.measure.name, one.measure.scorer)]
-            if any(not one.measure.sign for one in named):
-                raise UsageError(f"{name} has no better side, so it cannot be gated: leave it out of the policy.")
-            if not named:
-                found.append(_Held(rule, f"{name}{did_you_mean(name, names)}", 0, None))
-            found += _place(rule, named, counts, taken)
-    return found
-
-
-def _place(rule: Rule, pairs: Sequence[Pairs], steps: Sequence[int], taken: set[tuple[Measure, int]]) -> list[_Held]:
-    found = []
-    for one in pairs:
-        for count in steps:
-            if (one.measure, count) in taken:
-                continue
-            taken.add((one.measure, count))
-            found.append(_Held(rule, one.measure.name, count, one if count in one.steps else None))
-    return found
-
-
-def _missing(one: _Held) -> GateRow:
-    reason = f"the runs share no pictures at {one.steps} steps" if one.steps else f"the runs have no {one.name}"
+def missing_row(policy: Policy, one: Held) -> GateRow:
+    """The row of what the runs do not both have."""
     return GateRow(
-        one.rule.tier, None, one.name, one.steps, math.nan, "INCONCLUSIVE", reason, None, math.nan, None
+        one.rule.tier, None, one.name, one.steps, math.nan, "INCONCLUSIVE", one.lacking, None, math.nan, None,
+        least_coverage(policy, one.rule),
     )  # fmt: skip
 
 
-def _row(policy: Policy, one: _Held, row: Row, upper: float) -> GateRow:
-    assert one.pairs is not None
-    margin = one.rule.margin
-    allowed = margin.absolute if margin.absolute is not None else (margin.sd or 0.0) * row.spread
-    least = one.rule.coverage if one.rule.coverage is not None else policy.coverage
-    verdict: Verdict = "INCONCLUSIVE"
-    reason, needed = "", None
+def least_coverage(policy: Policy, rule: Rule) -> float:
+    """Share of pairs that a row under the rule needs."""
+    return rule.coverage if rule.coverage is not None else policy.coverage
+
+
+def allowed_drop(rule: Rule, row: Row) -> float:
+    """The rule's margin in the measure's unit; NaN where it cannot be had."""
+    return rule.margin.absolute if rule.margin.absolute is not None else (rule.margin.sd or 0.0) * row.spread
+
+
+def unfit(policy: Policy, rule: Rule, row: Row, margin: float) -> str:
+    """Why a row cannot be judged at all, whatever its bounds; "" where it can."""
+    least = least_coverage(policy, rule)
     if row.difference is None:
-        reason = "no pair has both scores"
-    elif row.coverage < least:
-        reason = f"{row.coverage:.1%} of the pairs have both scores, {least:.1%} are needed"
-    elif math.isnan(allowed):
-        reason = "one prompt has no standard deviation for a margin"
-    else:
-        lower = row.difference.lower
-        verdict = non_inferiority(lower, upper if one.rule.tier != "advisory" else row.difference.upper, allowed)
-        needed = _needed(one.pairs, one.steps, allowed, policy.confidence)
+        return "no pair has both scores"
+    if row.coverage < least:
+        return f"{share(row.coverage)} of the pairs have both scores, {share(least)} are needed"
+    if row.difference.prompts < policy.least_prompts:
+        found = row.difference.prompts
+        return f"{found} prompt{'s have' if found > 1 else ' has'} a pair, {policy.least_prompts} are needed"
+    if math.isnan(margin):
+        return "one value has no standard deviation for a margin"
+    return ""
+
+
+def needed_prompts(policy: Policy, one: Held, margin: float) -> int | None:
+    """Prompts, at the seeds that there are, for a candidate as good as the base to pass four times in five."""
+    assert one.pairs is not None
+    differences = one.pairs.differences[one.pairs.steps.index(one.steps)]
+    known = np.isfinite(differences)
+    prompts = np.broadcast_to(np.arange(len(differences))[:, None], known.shape)[known].tolist()
+    if not margin > 0 or len(set(prompts)) < 2:
+        return None
+    spread = variances(differences[known], prompts)
+    found = prompts_needed(spread, margin, seeds=differences.shape[1], level=policy.confidence)
+    return None if found is None else max(found, policy.least_prompts)
+
+
+def _row(policy: Policy, one: Held, row: Row, upper: float) -> GateRow:
+    margin = allowed_drop(one.rule, row)
+    verdict: Verdict = "INCONCLUSIVE"
+    reason = unfit(policy, one.rule, row, margin)
+    needed = needed_prompts(policy, one, margin)
+    if row.difference is not None and not reason:
+        bound = upper if one.rule.tier != "advisory" else row.difference.upper
+        verdict = non_inferiority(row.difference.lower, bound, margin)
         if verdict == "INCONCLUSIVE":
-            reason = _undecided(row, allowed, needed)
+            reason = _undecided(row, margin, needed)
     return GateRow(
-        one.rule.tier, row.measure, row.measure.name, row.steps, allowed, verdict, reason, row, upper, needed
+        one.rule.tier, row.measure, row.measure.name, row.steps, margin, verdict, reason, row, upper, needed,
+        least_coverage(policy, one.rule),
     )  # fmt: skip
 
 
 def _undecided(row: Row, margin: float, needed: int | None) -> str:
     assert row.difference is not None
     prompts = row.difference.prompts
-    if math.isnan(row.difference.lower):
-        return "one prompt cannot decide anything"
     if margin == 0:
         return "a margin of 0 passes only what is shown to be better"
     if needed is not None and needed > prompts:
@@ -226,12 +247,6 @@ def _undecided(row: Row, margin: float, needed: int | None) -> str:
     return f"a drop of {margin:.3g} is neither shown nor excluded: the candidate is near the margin"
 
 
-def _needed(pairs: Pairs, steps: int, margin: float, level: float) -> int | None:
-    """Prompts, at the seeds that there are, for a candidate as good as the base to pass four times in five."""
-    differences = pairs.differences[pairs.steps.index(steps)]
-    known = np.isfinite(differences)
-    prompts = np.broadcast_to(np.arange(len(differences))[:, None], known.shape)[known].tolist()
-    if margin <= 0 or len(set(prompts)) < 2:
-        return None
-    spread = variances(differences[known], prompts)
-    return prompts_needed(spread, margin, seeds=differences.shape[1], level=level)
+def share(value: float) -> str:
+    """A share as it stands in reasons, never rounded up to 100 %."""
+    return f"{math.floor(value * 1000 + 1e-9) / 10:.1f}%"

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from nbench.compare import Side, pair_up
-from nbench.errors import UsageError
+from nbench.errors import UsageError, did_you_mean
 from nbench.gates.policy import Policy, Rule
 from nbench.runs.cube import Measure, make_cube
 from nbench.runs.tables import RunTables
@@ -24,8 +25,8 @@ class PlannedRow:
         measure, steps: where.
         tier: of its rule.
         margin: in the measure's unit.
-        prompts: seeds per prompt -> prompts that pass a candidate as good as the base with the wanted probability; None
-            where a million are not enough.
+        prompts: seeds per prompt -> prompts that pass a candidate as good as the base with the wanted probability in
+            this row; None where a million are not enough, as for a margin of 0.
     """
 
     measure: Measure
@@ -41,7 +42,8 @@ class Plan:
 
     Attributes:
         rows: of critical and supporting rules.
-        needed: seeds per prompt -> prompts that are enough for every critical row; None where some row's are not.
+        needed: seeds per prompt -> prompts that are enough for each critical row; None where some row's are not, or
+            where no row is critical.
         pictures: seeds per prompt -> pictures per checkpoint, over all gated step counts.
         seconds: seeds per prompt -> time to generate them here, from the run's own speed; None where it is not known.
         power: that was planned for.
@@ -80,7 +82,8 @@ def plan_gate(
     """
     cube = make_cube(base.run)
     if base.checkpoint not in cube.checkpoints:
-        raise UsageError(f"run {base.run.folder.name!r} has no checkpoint {base.checkpoint!r}.")
+        hint = did_you_mean(base.checkpoint, cube.checkpoints)
+        raise UsageError(f"run {base.run.folder.name!r} has no checkpoint {base.checkpoint!r}.{hint}")
     measured: dict[tuple[Measure, int], Floats] = {}
     if candidate is not None:
         paired, _ = pair_up(base, candidate, allow=policy.allow)
@@ -90,13 +93,15 @@ def plan_gate(
     for rule in policy.rules:
         for measure in cube.values:
             for i, at in enumerate(cube.steps):
-                if rule.tier == "advisory" or (measure, at) in taken or not _names(rule, measure, at):
+                if (measure, at) in taken or not _names(rule, measure, at):
                     continue
-                taken.add((measure, at))
+                taken.add((measure, at))  # as in a gate, the first rule that names it holds
+                if rule.tier == "advisory":
+                    continue
                 scores = cube.values[measure][place, i]
                 spread = _variances(scores, measured.get((measure, at)), correlation)
                 if spread is not None:
-                    rows.append(_plan(rule, measure, at, scores, spread, seeds, power, policy.confidence))
+                    rows.append(_plan(policy, rule, measure, at, scores, spread, seeds, power))
     if not rows:
         raise UsageError("the run has no score that the policy gates: run the base with the policy's scorers first.")
     needed = {count: _most([row.prompts[count] for row in rows if row.tier == "critical"]) for count in seeds}
@@ -131,6 +136,7 @@ def _variances(scores: Floats, differences: Floats | None, correlation: float) -
 
 
 def _plan(
+    policy: Policy,
     rule: Rule,
     measure: Measure,
     steps: int,
@@ -138,16 +144,16 @@ def _plan(
     spread: Variances,
     seeds: Sequence[int],
     power: float,
-    level: float,
 ) -> PlannedRow:
     known = scores[np.isfinite(scores)]
     margin = rule.margin.absolute
     if margin is None:
-        margin = (rule.margin.sd or 0.0) * float(known.std(ddof=1))
-    found = {
-        count: None if margin <= 0 else prompts_needed(spread, margin, seeds=count, target=power, level=level)
-        for count in seeds
-    }
+        margin = (rule.margin.sd or 0.0) * float(known.std(ddof=1)) if len(known) > 1 else math.nan
+    found: dict[int, int | None] = dict.fromkeys(seeds)
+    if margin > 0:
+        for count in seeds:
+            enough = prompts_needed(spread, margin, seeds=count, target=power, level=policy.confidence)
+            found[count] = None if enough is None else max(enough, policy.least_prompts)
     return PlannedRow(measure, steps, rule.tier, margin, found)
 
 

@@ -46,8 +46,8 @@ class Rule(_Part):
         tier: "critical": anything but PASS blocks. "supporting": a BREACH blocks. "advisory": is shown only.
         scorers: measures by name ("pocket-clip", "image-stats.saturation"), or scorers, which stand for all their
             measures.
-        kinds: kinds of scorers: every measure of them that the run has.
-        steps: step counts; None is every one of the run.
+        kinds: kinds of scorers: every measure of them that the base's run has.
+        steps: step counts; None is every one of the base's run.
         margin: of each measure.
         coverage: least share of pairs that both sides must have; None is the policy's.
     """
@@ -74,6 +74,7 @@ class Policy(_Part):
         rules: in order; a measure at a step count is held to the first rule that names it.
         confidence: of each one-sided bound.
         coverage: least share of pairs that both sides must have, unless a rule says otherwise.
+        least_prompts: a row with pairs of fewer prompts is inconclusive: so few may all look alike by chance.
         allow: parts of the cards that may differ, see `nbench.comparable.ALLOWANCES`.
     """
 
@@ -81,6 +82,7 @@ class Policy(_Part):
     rules: tuple[Rule, ...] = ()
     confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
     coverage: Share = 1.0
+    least_prompts: Annotated[int, Field(ge=2)] = 8
     allow: tuple[str, ...] = ()
 
 
@@ -125,15 +127,18 @@ confidence: 0.95
 # inconclusive, never passed.
 coverage: 1.0
 
+# A row with pairs of fewer prompts is inconclusive, however alike they are.
+least_prompts: 8
+
 # Parts of the two cards that may differ; everything allowed here is marked in the result. `guidance` is what a
 # checkpoint trained without guidance needs.
 allow: []
 
 # A measure at a step count is held to the first rule that names it.
 #   tier      critical: must pass. supporting: a breach blocks, an inconclusive row does not. advisory: shown only.
-#   kinds     reward, judge, realism, diversity: every such measure of the run.
+#   kinds     reward, judge, realism, diversity: every such measure of the base's run.
 #   scorers   measures by name instead, as `nbench scorers list` shows them.
-#   steps     step counts; leave out for all of the run.
+#   steps     step counts; leave out for all of the base's run.
 #   margin    the largest drop that is allowed: {sd: 0.2} in standard deviations of the base, {absolute: 0.01} in the
 #             measure's own unit.
 rules:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Any
 
 from rich import box
@@ -15,17 +15,19 @@ from nbench.gates.evaluate import GateResult, GateRow
 from nbench.report.compare import number, plain, share
 
 _STYLE = {"PASS": "bold green", "BREACH": "bold red", "INCONCLUSIVE": "bold yellow"}
-_HEADINGS = ("tier", "measure", "steps", "difference", "lower", "upper (all)", "margin", "sees", "coverage", "verdict")
+HEADINGS = ("tier", "measure", "steps", "difference", "lower", "upper (all)", "margin", "sees", "coverage", "verdict")
 
 
 def gate_tables(result: GateResult) -> RenderableType:
     """Every row with its bounds, margin and verdict; then the whole."""
     table = Table(
-        title=f"gate {result.policy.name}: {result.candidate} against {result.base}, "
-        f"{result.prompts} prompts x {result.seeds} seeds",
+        title=Text(
+            f"gate {result.policy.name}: {result.candidate} against {result.base}, "
+            f"{result.prompts} prompts x {result.seeds} seeds"
+        ),
         title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False,
     )  # fmt: skip
-    for heading in _HEADINGS:
+    for heading in HEADINGS:
         table.add_column(heading, justify="left" if heading in ("tier", "measure", "verdict") else "right")
     for row in result.rows:
         cells = row_cells(row)
@@ -33,7 +35,7 @@ def gate_tables(result: GateResult) -> RenderableType:
     parts: list[RenderableType] = [table]
     if result.allowed:
         parts.append(Text("NOT LIKE WITH LIKE, allowed by name: " + "; ".join(map(str, result.allowed)), "bold yellow"))
-    parts += [Text(f"{row.name} at {row.steps} steps: {row.reason}.") for row in result.rows if row.reason]
+    parts += [Text(f"{row.place}: {row.reason}.") for row in result.rows if row.reason]
     parts.append(Text.assemble((result.verdict, _STYLE[result.verdict]), f"  {sentence(result)}"))
     return Group(*parts)
 
@@ -55,17 +57,21 @@ def sentence(result: GateResult) -> str:
     """What the verdict rests on."""
     if result.reason:
         return f"{result.reason}."
-    blocking = [f"{row.name} at {row.steps} steps" if row.steps else row.name for row in result.rows if row.blocks]
     if result.verdict == "PASS":
         count = sum(row.tier == "critical" for row in result.rows)
-        return f"All {count} critical rows are shown to lose less than their margins."
-    listed = ", ".join(blocking[:4]) + (f" and {len(blocking) - 4} more" if len(blocking) > 4 else "")
+        same = " Base and candidate have the same weights." if result.same_weights else ""
+        return f"Every critical row ({count}) is shown to lose less than its margin.{same}"
+    blocking = [row for row in result.rows if row.blocks]
     if result.verdict == "BREACH":
-        worst = [row for row in result.rows if row.blocks and row.verdict == "BREACH"]
-        breached = ", ".join(f"{row.name} at {row.steps} steps" for row in worst[:4])
-        more = f" and {len(worst) - 4} more" if len(worst) > 4 else ""
-        return f"A drop beyond the margin is shown: {breached}{more}."
-    return f"Neither shown nor excluded: {listed}."
+        breached = [row for row in blocking if row.verdict == "BREACH"]
+        return f"A drop beyond the margin is shown: {_listed(breached)}."
+    return f"Not decided: {_listed(blocking)}."
+
+
+def _listed(rows: Sequence[GateRow]) -> str:
+    """The first few places, and how many more."""
+    more = f" and {len(rows) - 4} more" if len(rows) > 4 else ""
+    return ", ".join(row.place for row in rows[:4]) + more
 
 
 def gate_json(result: GateResult) -> dict[str, Any]:
@@ -80,6 +86,7 @@ def gate_json(result: GateResult) -> dict[str, Any]:
             "reason": row.reason or None,
             "margin": _number(row.margin),
             "upper_all": _number(row.upper),
+            "coverage_needed": row.least,
             "prompts_needed": row.needed,
             **({} if row.row is None else _paired(row)),
         }
@@ -92,6 +99,7 @@ def gate_json(result: GateResult) -> dict[str, Any]:
         "policy": result.policy.model_dump(mode="json"),
         "base": {"checkpoint": result.base, "run": result.runs[0], "card": result.cards[0]},
         "candidate": {"checkpoint": result.candidate, "run": result.runs[1], "card": result.cards[1]},
+        "same_weights": result.same_weights,
         "allowed_differences": [str(one) for one in result.allowed],
         "prompts": result.prompts,
         "seeds": result.seeds,
@@ -126,19 +134,16 @@ def step_summary(result: GateResult) -> str:
     ]
     if result.allowed:
         lines += ["**Not like with like**, allowed by name: " + escape("; ".join(map(str, result.allowed))), ""]
-    lines += ["| " + " | ".join(_HEADINGS) + " |", "|" + "---|" * len(_HEADINGS)]
+    lines += ["| " + " | ".join(HEADINGS) + " |", "|" + "---|" * len(HEADINGS)]
     for row in result.rows:
         lines.append("| " + " | ".join(map(escape, row_cells(row)[:-1])) + f" | {mark[row.verdict]} {row.verdict} |")
-    lines += ["", *(f"* {escape(f'{row.name} at {row.steps} steps: {row.reason}.')}" for row in _told(result.rows))]
+    lines += ["", *(f"* {escape(f'{row.place}: {row.reason}.')}" for row in result.rows if row.reason)]
     return "\n".join(lines) + "\n"
 
 
-def _told(rows: Iterable[GateRow]) -> list[GateRow]:
-    return [row for row in rows if row.reason]
+_MARKUP = {**{char: f"\\{char}" for char in "\\`*_{}[]#|~$"}, "&": "&amp;", "<": "&lt;", ">": "&gt;"}
 
 
 def escape(text: str) -> str:
     """Text for a Markdown table: no markup, no HTML, no cell border, no line break."""
-    for char in "\\`*_{}[]<>#|~":
-        text = text.replace(char, f"\\{char}" if char not in "<>" else {"<": "&lt;", ">": "&gt;"}[char])
-    return " ".join(text.split())
+    return " ".join("".join(_MARKUP.get(char, char) for char in text).split())

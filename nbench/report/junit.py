@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import xml.etree.ElementTree as ET
 
 from nbench.gates.evaluate import GateResult, GateRow
 from nbench.report.gate import row_cells, sentence
+
+#: what XML 1.0 cannot hold, not even escaped
+_ILLEGAL = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
 def junit_xml(result: GateResult) -> str:
@@ -40,12 +44,14 @@ def junit_xml(result: GateResult) -> str:
     root = ET.Element("testsuites")
     root.append(suite)
     ET.indent(root)
+    for element in root.iter():
+        for name, value in element.items():
+            element.set(name, _ILLEGAL.sub("\N{REPLACEMENT CHARACTER}", value))
     return ET.tostring(root, encoding="unicode", xml_declaration=True) + "\n"
 
 
 def _case(result: GateResult, row: GateRow) -> ET.Element:
-    name = f"{row.name} at {row.steps} steps" if row.steps else row.name
-    case = ET.Element("testcase", classname=f"nbench.{result.policy.name}.{row.tier}", name=name, time="0")
+    case = ET.Element("testcase", classname=f"nbench.{result.policy.name}.{row.tier}", name=row.place, time="0")
     message = row.reason or " ".join(
         f"{label} {cell}"
         for label, cell in zip(("difference", "lower", "upper", "margin"), row_cells(row)[3:7], strict=True)

@@ -112,7 +112,7 @@ class _Axes:
     def draw(self, colours: dict[str, str]) -> list[str]:
         width, height = _PANEL
         parts = [_text(width / 2, -8, self.panel.title, anchor="middle", size=12)]
-        for tick in _ticks(self.x_low, self.x_high):
+        for tick in ticks_between(self.x_low, self.x_high):
             x = self.x(tick)
             parts.append(f'<path d="M{x:.1f} 0V{height}" stroke="#eee"/>')
             parts.append(_text(x, height + 14, f"{tick:g}", anchor="middle"))
@@ -135,10 +135,10 @@ class _Axes:
 
     def _y_ticks(self) -> list[float]:
         if not self.panel.log:
-            return _ticks(self.y_low, self.y_high)
+            return ticks_between(self.y_low, self.y_high)
         powers = range(math.ceil(self.y_low), math.floor(self.y_high) + 1)
         found = [10.0**power for power in powers]
-        return found if len(found) > 1 else [10**y for y in _ticks(self.y_low, self.y_high)]
+        return found if len(found) > 1 else [10**y for y in ticks_between(self.y_low, self.y_high)]
 
     def _draw_series(self, series: Series, colour: str) -> list[str]:
         parts = []
@@ -177,7 +177,7 @@ def _range(values: Sequence[float]) -> tuple[float, float]:
     return low - room, high + room
 
 
-def _ticks(low: float, high: float) -> list[float]:
+def ticks_between(low: float, high: float) -> list[float]:
     """About five round numbers between the two."""
     raw = (high - low) / 5
     power = 10.0 ** math.floor(math.log10(raw))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from typing import Any
+from urllib.parse import quote
 
 import nbench
 from nbench.gates.evaluate import GateResult, GateRow
@@ -53,23 +54,23 @@ def sarif(result: GateResult, policy_path: str) -> dict[str, Any]:
 
 def _result(result: GateResult, row: GateRow, policy_path: str) -> dict[str, Any]:
     rule = "gate-breach" if row.verdict == "BREACH" else "gate-inconclusive"
-    where = f"{row.name} at {row.steps} steps" if row.steps else row.name
-    text = f"{result.candidate} against {result.base}: {where}: {row.verdict}"
+    text = f"{result.candidate} against {result.base}: {row.place}: {row.verdict}"
     if row.row is not None and row.row.difference is not None:
         difference = row.row.difference
         bounds = f"{number(difference.lower)} to {number(row.upper)}"
         text += f", difference {difference.mean:+.4g} (bounds {bounds}), margin {number(row.margin)}"
     text += f"; {row.reason}." if row.reason else "."
-    return _entry(rule, "error" if row.blocks else "note", text, policy_path, f"{result.policy.name}/{where}")
+    return _entry(rule, "error" if row.blocks else "note", text, policy_path, f"{result.policy.name}/{row.place}")
 
 
 def _entry(rule: str, level: str, text: str, policy_path: str, identity: str) -> dict[str, Any]:
+    uri = quote(policy_path)
     return {
         "ruleId": rule,
         "level": level,
-        "message": {"text": text},
+        "message": {"text": text.replace("{", "{{").replace("}", "}}")},  # single ones are placeholders
         "locations": [
-            {"physicalLocation": {"artifactLocation": {"uri": policy_path}, "region": {"startLine": 1}}},
+            {"physicalLocation": {"artifactLocation": {"uri": uri}, "region": {"startLine": 1}}},
         ],
         "partialFingerprints": {"nbenchGate/v1": hashlib.sha256(identity.encode()).hexdigest()},
     }

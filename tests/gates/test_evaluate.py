@@ -1,25 +1,14 @@
 """The gate's truth table on made-up runs whose truth is known."""
 
-from typing import Any
-
 import numpy as np
 import pytest
 from evidence_fakes import STEPS, curve_values, made_run, scorer_part
+from gate_fakes import gate
 
 from nbench.compare import Side
 from nbench.errors import CardMismatchError, UsageError
 from nbench.gates.evaluate import GateResult, evaluate_gate
 from nbench.gates.policy import make_policy
-
-Values = dict[str, np.ndarray]
-
-
-def gate(candidate: Values, base: Values | None = None, rules: Any = None, **options: Any) -> GateResult:
-    scorers, policy = options.pop("scorers", None), options.pop("policy", {})
-    mine = base or {name: curve_values(seed=i) for i, name in enumerate(candidate)}
-    run = made_run({"base": mine, "nft": candidate}, scorers=scorers, **options)
-    rules = [{"kinds": ["reward"], "margin": {"sd": 0.2}}] if rules is None else rules
-    return evaluate_gate(make_policy({"rules": rules, **policy}), Side(run, "base"), Side(run, "nft"))
 
 
 def verdicts(result: GateResult) -> dict[int, str]:
@@ -65,7 +54,7 @@ def test_missing_scores_are_inconclusive_unless_the_policy_allows_them() -> None
     candidate[0, 3, 1] = np.nan
     result = gate({"a": candidate})
     assert verdicts(result) == {2: "INCONCLUSIVE", 4: "PASS", 8: "PASS"} and result.exit_code == 2
-    assert result.rows[0].reason == "98.8% of the pairs have both scores, 100.0% are needed"
+    assert result.rows[0].reason == "98.7% of the pairs have both scores, 100.0% are needed"
     allowed = gate({"a": candidate}, policy={"coverage": 0.95})
     assert allowed.verdict == "PASS"
     one_rule = gate({"a": candidate}, rules=[{"scorers": ["a"], "margin": {"sd": 0.2}, "coverage": 0.95}])
@@ -90,7 +79,7 @@ def test_a_policy_of_advice_passes_nothing() -> None:
 def test_a_kind_or_scorer_that_the_run_has_not_is_inconclusive_by_name() -> None:
     rules = [{"kinds": ["reward"], "margin": {"sd": 0.5}}, {"kinds": ["judge"], "margin": {"sd": 0.5}}]
     result = gate({"a": curve_values()}, rules=rules)
-    assert result.verdict == "INCONCLUSIVE" and result.rows[-1].reason == "the runs have no scorer of kind judge"
+    assert result.verdict == "INCONCLUSIVE" and result.rows[-1].reason == "the base's run has no scorer of kind judge"
     result = gate({"alpha": curve_values()}, rules=[{"scorers": ["alphq"], "margin": {"sd": 0.5}}])
     assert "Did you mean 'alpha'?" in result.rows[0].reason
 
@@ -165,3 +154,54 @@ def test_unlike_cards_are_refused_or_marked() -> None:
         evaluate_gate(make_policy(policy), Side(one, "base"), Side(other, "nft"))
     result = evaluate_gate(make_policy({**policy, "allow": ["dtype"]}), Side(one, "base"), Side(other, "nft"))
     assert result.verdict == "PASS" and len(result.allowed) == 1
+
+
+def test_what_the_candidates_run_leaves_out_is_not_passed() -> None:
+    base = made_run({"base": {"a": curve_values(), "b": curve_values()}})
+    thin = made_run({"nft": {"a": curve_values(steps=(8,))}}, steps=(8,), name="thin")
+    policy = make_policy({"rules": [{"kinds": ["reward"], "margin": {"sd": 0.2}}]})
+    result = evaluate_gate(policy, Side(base, "base"), Side(thin, "nft"))
+    assert result.verdict == "INCONCLUSIVE"
+    found = {(row.name, row.steps): (row.verdict, row.reason) for row in result.rows}
+    assert found["a", 8] == ("PASS", "")
+    assert found["a", 2] == ("INCONCLUSIVE", "the runs share no pictures at 2 steps")
+    assert found["b", 8] == ("INCONCLUSIVE", "run 'thin' of the candidate has no b")
+    assert len(found) == 6
+
+
+def test_a_rule_that_names_its_step_counts_asks_for_those_alone() -> None:
+    base = made_run({"base": {"a": curve_values()}})
+    thin = made_run({"nft": {"a": curve_values(steps=(8,))}}, steps=(8,), name="thin")
+    policy = make_policy({"rules": [{"scorers": ["a"], "steps": [8], "margin": {"sd": 0.2}}]})
+    assert evaluate_gate(policy, Side(base, "base"), Side(thin, "nft")).verdict == "PASS"
+
+
+def test_a_few_prompts_that_look_alike_by_chance_pass_nothing() -> None:
+    few = {"a": curve_values(prompts=7)}
+    result = gate(few, few)
+    assert {(row.verdict, row.reason) for row in result.rows} == {
+        ("INCONCLUSIVE", "7 prompts have a pair, 8 are needed")
+    }
+    assert gate(few, few, policy={"least_prompts": 7}).verdict == "PASS"
+
+
+def test_coverage_is_not_rounded_up_to_what_is_needed() -> None:
+    candidate = curve_values(prompts=600)
+    candidate[0, 3, 1] = np.nan
+    result = gate({"a": candidate}, {"a": curve_values(prompts=600)})
+    assert result.rows[0].reason == "99.9% of the pairs have both scores, 100.0% are needed"
+
+
+def test_a_checkpoint_is_not_its_own_candidate() -> None:
+    run = made_run({"base": {"a": curve_values()}})
+    policy = make_policy({"rules": [{"kinds": ["reward"], "margin": {"sd": 0.2}}]})
+    with pytest.raises(UsageError, match="both 'base' of run 'made'"):
+        evaluate_gate(policy, Side(run, "base"), Side(run, "base"))
+
+
+def test_equal_weights_under_two_names_are_told_apart_from_equal_scores() -> None:
+    policy = make_policy({"rules": [{"kinds": ["reward"], "margin": {"sd": 0.2}}]})
+    for weights, same in (("base", True), ("other", False)):
+        values = {"base": {"a": curve_values()}, "nft": {"a": curve_values()}}
+        run = made_run(values, checkpoints={"nft": {"weights": weights}})
+        assert evaluate_gate(policy, Side(run, "base"), Side(run, "nft")).same_weights is same
