@@ -303,6 +303,12 @@ def pair_up(base: Side, candidate: Side, *, allow: Collection[str] = ()) -> tupl
     )
     one = make_cube(base.run)
     other = one if candidate.run is base.run else make_cube(candidate.run)
+    for side, cube in ((base, one), (candidate, other)):
+        if side.checkpoint not in cube.checkpoints:
+            raise UsageError(
+                f"run {side.run.folder.name!r} has no pictures of {side.checkpoint!r} in its tables yet: finish it "
+                f"with `nbench run {side.run.folder.suite}`."
+            )
     steps = tuple(count for count in one.steps if count in other.steps)
     if not steps:
         raise UsageError(

@@ -109,6 +109,13 @@ def test_an_unknown_checkpoint_names_the_nearest() -> None:
         compare(Side(run, "bas"), Side(run, "base"))
 
 
+def test_a_checkpoint_that_the_tables_lack_yet_says_so() -> None:
+    run = made_run({"base": {"a": curve_values()}})
+    run.card["checkpoints"]["nft"] = run.card["checkpoints"]["base"]
+    with pytest.raises(UsageError, match="has no pictures of 'nft' in its tables yet: finish it with"):
+        compare(Side(run, "base"), Side(run, "nft"))
+
+
 def test_prompts_and_pairs_that_moved_most_are_named() -> None:
     base, candidate = curve_values(noise=0.0), curve_values(noise=0.0)
     candidate[0, 7] -= 2.0  # both seeds

@@ -83,9 +83,8 @@ def told(found: Comparison, cube: Cube) -> Told:
     for steps in ends:
         sides = _sides(found.rows, steps)
         if any(sides.values()):
-            short.append(
-                f"at {_count(steps, 'step')} " + ", ".join(f"{side} on {len(own)}" for side, own in sides.items())
-            )
+            counted = ", ".join(f"{len(own)} {side}" for side, own in sides.items())
+            short.append(f"at {_count(steps, 'step')} {counted}")
             parts = [f"{side} on {'; '.join(own)}" for side, own in sides.items() if own]
             sentences.append(f"At {_count(steps, 'step')}: {', '.join(parts)}.")
     sentences += _matches(found, counts[-1])

@@ -8,6 +8,7 @@ Tibshirani 1993, chapter 12). SciPy's `bootstrap` has neither clusters nor the s
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -15,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 RESAMPLES = 10_000
+_HELD = 10_000_000  # weights that are kept as doubles between calls: 80 MB
 _BLOCK = 2_000  # resamples at a time: bounds the memory at _BLOCK x clusters doubles
 #: below so many prompts a resample is too often of equal clusters, and Student's t is used
 _FEWEST_CLUSTERS = 8
@@ -101,14 +103,26 @@ def ratio_interval(
         Lower and upper bounds, [columns] each; NaN for fewer than two clusters. Student's t where the quantiles of
         m* / se* are infinite: too many resamples hold equal clusters only (few prompts, nearly all values tied).
     """
+    return ratio_intervals(residuals, counts, levels=(level,), resamples=resamples, seed=seed)[0]
+
+
+def ratio_intervals(
+    residuals: Floats, counts: Floats, *, levels: Sequence[float], resamples: int = RESAMPLES, seed: int = 0
+) -> list[tuple[Floats, Floats]]:
+    """As `ratio_interval`, at several levels from one set of resamples."""
     k, columns = residuals.shape
     if k < 2:
-        return np.full(columns, math.nan), np.full(columns, math.nan)
-    tail = (1 - level) / 2
+        return [(np.full(columns, math.nan), np.full(columns, math.nan)) for _ in levels]
     errors = _standard_error(np.ones((1, k)), residuals, counts)[1][0]
-    bounds = np.full((2, columns), math.nan)
+    ratios = None
     if k >= _FEWEST_CLUSTERS:
         ratios, _ = studentised_draws(residuals, counts, resamples=resamples, seed=seed)
+    return [_bounds(ratios, errors, k, (1 - level) / 2) for level in levels]
+
+
+def _bounds(ratios: Floats | None, errors: Floats, k: int, tail: float) -> tuple[Floats, Floats]:
+    bounds = np.full((2, len(errors)), math.nan)
+    if ratios is not None:
         with np.errstate(invalid="ignore"):  # between two infinities there is no number, and Student's t steps in
             bounds = -np.quantile(ratios, [1 - tail, tail], axis=0) * errors
     broken = ~np.isfinite(bounds).all(axis=0)
@@ -171,5 +185,14 @@ def _resamples(k: int, resamples: int, seed: int) -> npt.NDArray[np.uint16]:
 
 
 def _weights(k: int, resamples: int, seed: int) -> list[Floats]:
+    if k * resamples <= _HELD:
+        return _held_weights(k, resamples, seed)
+    counts = _resamples(k, resamples, seed)
+    return [counts[start : start + _BLOCK].astype(np.float64) for start in range(0, resamples, _BLOCK)]
+
+
+@lru_cache(maxsize=1)
+def _held_weights(k: int, resamples: int, seed: int) -> list[Floats]:
+    """Kept as doubles: the rows of one comparison share them."""
     counts = _resamples(k, resamples, seed)
     return [counts[start : start + _BLOCK].astype(np.float64) for start in range(0, resamples, _BLOCK)]

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from nbench.stats.bootstrap import RESAMPLES, Floats, ratio_interval
+from nbench.stats.bootstrap import RESAMPLES, Floats, ratio_intervals
 
 
 @dataclass(frozen=True)
@@ -119,8 +119,8 @@ def paired_difference(
         raise ValueError("differences are one finite number per pair: leave failures out, and report coverage")
     columns = Columns.of(array[:, None], clusters)
     mean = float(columns.means[0])
-    low, high = bounds(columns, level=level, resamples=resamples, seed=seed)
-    lower, upper = bounds(columns, level=2 * level - 1, resamples=resamples, seed=seed)
+    levels = (level, 2 * level - 1)
+    (low, high), (lower, upper) = bounds_at(columns, levels=levels, resamples=resamples, seed=seed)
     by_prompt = columns.sums[:, 0] / columns.counts[:, 0]
     spread = float(by_prompt.std(ddof=1)) if len(by_prompt) > 1 else math.nan
     return PairedDifference(
@@ -144,17 +144,22 @@ def bounds(
 
     A column of fewer than two clusters has NaN.
     """
-    low, high = np.full((2, columns.sums.shape[1]), math.nan)
+    return bounds_at(columns, levels=(level,), resamples=resamples, seed=seed)[0]
+
+
+def bounds_at(
+    columns: Columns, *, levels: Sequence[float], resamples: int = RESAMPLES, seed: int = 0
+) -> list[tuple[Floats, Floats]]:
+    """As `bounds`, at several levels from one set of resamples."""
+    found = np.full((len(levels), 2, columns.sums.shape[1]), math.nan)
     known = (columns.counts > 0).sum(axis=0) >= 2
     for pattern in {tuple(row) for row in (columns.counts > 0).T[known]}:  # columns that share their clusters
         rows = np.array(pattern)
         chosen = known & (rows == (columns.counts > 0).T).all(axis=1)
-        found = ratio_interval(
-            columns.residuals[np.ix_(rows, chosen)],
-            columns.counts[np.ix_(rows, chosen)],
-            level=level,
-            resamples=resamples,
-            seed=seed,
+        place = np.ix_(rows, chosen)
+        parts = ratio_intervals(
+            columns.residuals[place], columns.counts[place], levels=levels, resamples=resamples, seed=seed
         )
-        low[chosen], high[chosen] = (columns.means[chosen] + part for part in found)
-    return low, high
+        for i, part in enumerate(parts):
+            found[i][:, chosen] = columns.means[chosen] + np.stack(part)
+    return [(low, high) for low, high in found]

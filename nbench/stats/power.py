@@ -80,13 +80,12 @@ def power(standard_error: float, margin: float, *, prompts: int, drop: float = 0
         drop: the candidate's true drop; 0 for one as good as the base.
         level: of the one-sided bound.
     """
-    from scipy import stats
+    from scipy.special import nctdtr, stdtrit
 
     if standard_error == 0:
         return float(margin > drop)
     degrees = prompts - 1
-    critical = stats.t.ppf(level, degrees)
-    return float(stats.nct.sf(critical, degrees, (margin - drop) / standard_error))
+    return 1.0 - float(nctdtr(degrees, (margin - drop) / standard_error, stdtrit(degrees, level)))
 
 
 def prompts_needed(

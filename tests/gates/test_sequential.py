@@ -149,6 +149,8 @@ def test_advice_takes_no_part_in_the_shared_bound() -> None:
     beside = look(rows, base, rules=[rule, {"tier": "advisory", "scorers": ["b"], "margin": {"sd": 0.2}}])
     assert beside.rows[0].upper == alone.rows[0].upper
     assert math.isnan(beside.rows[-1].upper) and beside.rows[-1].verdict == "PASS"
+    gated = look(rows, base, rules=[rule, {"tier": "supporting", "scorers": ["b"], "margin": {"sd": 0.2}}])
+    assert gated.rows[0].upper > alone.rows[0].upper
 
 
 def test_the_last_look_says_that_there_are_no_more_prompts() -> None:
