@@ -8,13 +8,14 @@ export HF_HUB_DISABLE_TELEMETRY = 1
 TEST_ENV := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1 HF_DATASETS_OFFLINE=1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-gpu check format bench clean
+.PHONY: help demo test test-slow test-gpu test-vllm check format bench clean
 
 help:
 	@echo "make demo       set up, generate and score pocket pictures, print the table"
 	@echo "make test       set up, run all tests that need no GPU and no network"
 	@echo "make check      ruff, mypy --strict, fast tests"
 	@echo "make test-slow  tests marked slow;  make test-gpu  tests that need a CUDA device"
+	@echo "make test-vllm  a judge on a real vLLM server on this CPU, in an environment of its own (.vllm/, 3 minutes)"
 	@echo "make bench      generation speed against plain diffusers, and training speed"
 
 $(STAMP): pyproject.toml constraints.txt
@@ -33,6 +34,10 @@ test-slow: $(STAMP)
 
 test-gpu: $(STAMP)
 	$(BIN)/python -m pytest -m gpu tests
+
+test-vllm: $(STAMP)
+	test -f .vllm/.nbench-vllm || $(BIN)/nbench judge install .vllm --cpu
+	$(TEST_ENV) NBENCH_VLLM_PYTHON=$(CURDIR)/.vllm/bin/python $(BIN)/python -m pytest -m slow tests/scoring/judge/test_vllm.py
 
 check: $(STAMP)
 	$(BIN)/ruff check .

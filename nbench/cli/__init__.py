@@ -36,6 +36,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "analyze": ("nbench.cli.analyze", "Analyse velocities of fine-tuned checkpoints against their base."),
     "prompts": ("nbench.cli.prompts", "List prompt sets, or show the prompts of one."),
     "scorers": ("nbench.cli.scorers", "List, describe and check scorers."),
+    "judge": ("nbench.cli.judge", "Serve, install and check multimodal-LLM judges."),
     "realism": ("nbench.cli.realism", "Check realism detectors, and train one on your own pictures."),
     "doctor": ("nbench.cli.doctor", "Say what this machine can run."),
 }

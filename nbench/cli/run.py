@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,6 +42,7 @@ STORE_OPTION = click.option(
 @click.option("--seeds", type=int, metavar="N", help="Pictures per prompt.")
 @click.option("--seed", type=int, metavar="N", help="Run seed, from which all noise follows.")
 @click.option("--scorers", metavar="NAME,...", help='Scorers; see `nbench scorers list`. "" for none.')
+@click.option("--judge-url", metavar="URL", help="Server that judges ask (also NBENCH_JUDGE_URL).")
 @click.option("--name", metavar="NAME", help="Of the run. Default: the suite's, or made from the settings.")
 @click.option("--grid", type=click.Choice(["diffusers", "linspace"]), help="Sigma grid.")
 @click.option("--guidance", type=float, metavar="G", help="Guidance scale. Default: each family's own.")
@@ -67,7 +69,13 @@ STORE_OPTION = click.option(
 )
 @STORE_OPTION
 def run(
-    suite: str | None, checkpoints: tuple[str, ...], store: Path, retry_failed: bool, dry_run: bool, **flags: Any
+    suite: str | None,
+    checkpoints: tuple[str, ...],
+    store: Path,
+    retry_failed: bool,
+    dry_run: bool,
+    judge_url: str | None,
+    **flags: Any,
 ) -> None:
     """Generate pictures from checkpoints at several step counts, score them, and print a table.
 
@@ -77,6 +85,8 @@ def run(
     from nbench.runs.store import Store
     from nbench.runs.suite import make_suite, read_suite
 
+    if judge_url is not None:
+        os.environ["NBENCH_JUDGE_URL"] = judge_url  # where judges look; it is no setting of the run but of the machine
     overrides = _overrides(flags, checkpoints)
     if suite is None and not checkpoints:
         suite = "pocket"

@@ -20,20 +20,22 @@ def list_all() -> None:
     from rich.text import Text
 
     from nbench.errors import ScorerError
-    from nbench.scoring.registry import describe_scorer, scorer_entries
+    from nbench.scoring.judge.scorer import bundled_judges
+    from nbench.scoring.registry import JUDGE, describe_scorer, scorer_entries
 
     table = Table(box=None, pad_edge=False, header_style="bold")
     for heading in ("name", "kind", "prompt", "runs here", "package", "what it measures"):
         table.add_column(heading, no_wrap=heading in ("name", "kind", "prompt"))
-    for entry in scorer_entries():
+    judges = [(f"{JUDGE}{name}", "nbench") for name in bundled_judges()]
+    for name, package in [*((entry.name, entry.package) for entry in scorer_entries()), *judges]:
         try:
-            card, reason = describe_scorer(entry.name)
+            card, reason = describe_scorer(name)
         except ScorerError as error:
-            table.add_row(entry.name, "-", "-", "no", entry.package, Text(f"not usable: {error}"), style="red")
+            table.add_row(name, "-", "-", "no", package, Text(f"not usable: {error}"), style="red")
             continue
         here = "yes" if reason is None else "no, see show"
         prompt = "yes" if card.uses_prompt else "no"
-        table.add_row(entry.name, card.kind, prompt, here, entry.package, Text(card.summary))
+        table.add_row(name, card.kind, prompt, here, package, Text(card.summary))
     Console().print(table)
 
 

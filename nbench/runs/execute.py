@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -249,6 +250,9 @@ class _Attempt:
             arguments = (scores, self.store.images, journal, self.observer)
             complete = ScoringStage(pictures, *arguments).run(groups)
             complete = SetScoringStage(sets, *arguments).run(set_batches) and complete
+        served = sys.modules.get("nbench.scoring.judge.served")
+        if served is not None:  # a judge was asked, and may have started a server
+            served.stop_servers()
         self.scored += sum(len(ledger) for ledger in scores.values()) - known
         self._report_damage()
         return not complete

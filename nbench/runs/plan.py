@@ -234,10 +234,12 @@ def plan_scores(
 
 
 def scoring_groups(cards: Mapping[str, ScorerCard]) -> list[list[str]]:
-    """Which scorers share a pass over the pictures: all light ones together, then each heavy one and judge on its own.
+    """Which scorers share a pass over the pictures: all light ones together, then each heavy one alone, judges last.
 
-    A heavy one may need the whole device, so it comes after the others' weights are gone.
+    A heavy one may need the whole device, so it comes after the others' weights are gone; a server that is started for
+    a judge stays for the next.
     """
-    alone = [name for name, card in cards.items() if card.heavy or card.kind == "judge"]
+    alone = [name for name, card in cards.items() if card.heavy and card.kind != "judge"]
+    alone += [name for name, card in cards.items() if card.kind == "judge"]
     light = [name for name in cards if name not in alone]
     return [group for group in [light, *([name] for name in alone)] if group]

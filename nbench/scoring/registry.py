@@ -29,6 +29,8 @@ GROUP = "nbench.scorers"
 COLON = ":"
 #: before the folder of a detector of the user's own
 OWN_DETECTOR = "realism@"
+#: before a judge's spec, bundled or a YAML file
+JUDGE = "judge@"
 
 #: fields of a card that can change without a value changing
 NOT_IDENTITY = ("summary", "licence", "source", "heavy", "variants", "fooled_by")
@@ -116,6 +118,10 @@ def get_any_scorer(name: str, device: str = "cpu") -> AnyScorer:
         from nbench.scoring.realism.detector import detector_by_path
 
         return detector_by_path(name, device)
+    if name.startswith(JUDGE):
+        from nbench.scoring.judge.scorer import judge_by_name
+
+        return judge_by_name(name, device)
     plain, _, variant = name.partition(COLON)
     entry = _entry(plain)
     try:
@@ -147,6 +153,14 @@ def describe_scorer(name: str) -> tuple[ScorerCard, str | None]:
     """
     if name.startswith(OWN_DETECTOR):
         return get_any_scorer(name).card, None
+    if name.startswith(JUDGE):
+        from nbench.scoring.judge.scorer import create
+
+        judge = create(name.removeprefix(JUDGE))
+        try:
+            return judge.card, None
+        except NbenchError as error:
+            return judge.about, str(error)
     entry = _entry(name)
     try:
         with only_local():

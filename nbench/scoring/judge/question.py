@@ -35,11 +35,16 @@ class Picture:
     def __init__(self, image: Image.Image) -> None:
         self._image = image
 
+    @property
+    def image(self) -> Image.Image:
+        """The picture in RGB."""
+        return self._image.convert("RGB")
+
     @cached_property
     def url(self) -> str:
         """`data:image/png;base64,...`."""
         buffer = io.BytesIO()
-        self._image.convert("RGB").save(buffer, "PNG", compress_level=1)
+        self.image.save(buffer, "PNG", compress_level=1)
         return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
 
 
@@ -56,6 +61,7 @@ class Question:
         tokens: whose probabilities of being the answer's first token are wanted.
         schema: JSON schema that the answer must obey; None for free text.
         max_tokens: longest answer.
+        template: arguments for the model's chat template.
     """
 
     pictures: tuple[Picture, ...]
@@ -66,6 +72,7 @@ class Question:
     tokens: tuple[str, ...] = ()
     schema: Mapping[str, Any] | None = None
     max_tokens: int = 1
+    template: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -135,6 +142,8 @@ def request_json(question: Question, model: str, token_ids: Mapping[str, int] | 
         if token_ids is not None:
             ids = [token_ids[token] for token in question.tokens if token in token_ids]
             body |= {"logprob_token_ids": ids, "return_tokens_as_token_ids": True}
+    if question.template:
+        body["chat_template_kwargs"] = dict(question.template)
     if question.schema is not None:
         form = {"name": "answer", "strict": True, "schema": dict(question.schema)}
         body["response_format"] = {"type": "json_schema", "json_schema": form}
