@@ -34,7 +34,10 @@ TESTED: dict[str, str] = {
     "pyarrow": "26.0.1",
 }
 #: folders under nbench/pocket/weights that the bundled suite needs
-POCKET_WEIGHTS: tuple[str, ...] = ("pocket-sd3", "pocket-flux", "pocket-clip", "pocket-aesthetic")
+POCKET_WEIGHTS: tuple[str, ...] = (
+    *("pocket-sd3", "pocket-flux", "pocket-clip", "pocket-aesthetic"),
+    *("pocket-realism", "pocket-judge"),
+)
 
 
 @dataclass(frozen=True)
