@@ -15,6 +15,7 @@ import numpy as np
 
 from nbench.comparable import check_comparable, contract
 from nbench.errors import UsageError, did_you_mean
+from nbench.judge_trust import judge_trust, widened
 from nbench.runs.card import Difference
 from nbench.runs.cube import Cube, Measure, make_cube
 from nbench.runs.tables import RunTables
@@ -56,6 +57,8 @@ class Pairs:
         steps: step counts of both, ascending.
         prompts: ids.
         base, candidate: oriented, [steps, prompts, seeds]; NaN for failures.
+        noise: standard deviation of one answer of a judge over repeats; 0 where there is none.
+        doubt: why a judge's numbers may be shown but not gated on; "" where they may.
     """
 
     measure: Measure
@@ -63,6 +66,8 @@ class Pairs:
     prompts: tuple[str, ...]
     base: Floats
     candidate: Floats
+    noise: float = 0.0
+    doubt: str = ""
 
     @property
     def differences(self) -> Floats:
@@ -87,6 +92,7 @@ class Row:
         coverage: share of the pairs of which both sides have a value, 0 to 1.
         spread: standard deviation of the base's values.
         detectable: smallest true drop that these prompts would find four times in five.
+        doubt: why the measure may be shown but not gated on; "" where it may.
     """
 
     measure: Measure
@@ -97,6 +103,7 @@ class Row:
     coverage: float
     spread: float
     detectable: float
+    doubt: str = ""
 
 
 @dataclass(frozen=True)
@@ -325,7 +332,8 @@ def pair_up(base: Side, candidate: Side, *, allow: Collection[str] = ()) -> tupl
             continue
         sign = measure.sign or 1
         mine = sign * values[a][a_steps]
-        found.append(Pairs(measure, steps, one.prompts, mine, sign * theirs[b][b_steps][:, order]))
+        trust = judge_trust(base.run.card, measure)
+        found.append(Pairs(measure, steps, one.prompts, mine, sign * theirs[b][b_steps][:, order], *trust))
     return (
         Paired(
             tuple(found), steps, one.prompts, len(one.seeds), dict(one.texts),
@@ -349,11 +357,11 @@ def paired_row(pairs: Pairs, i: int, *, level: float = 0.95) -> Row:
     differences = pairs.differences[i]
     known = np.isfinite(differences)
     if not known.any():
-        return Row(pairs.measure, pairs.steps[i], math.nan, math.nan, None, 0.0, math.nan, math.nan)
+        return Row(pairs.measure, pairs.steps[i], math.nan, math.nan, None, 0.0, math.nan, math.nan, pairs.doubt)
     base = pairs.base[i][known]
     prompts = np.broadcast_to(np.arange(len(pairs.prompts))[:, None], known.shape)[known].tolist()
     values = differences[known]
-    found = paired_difference(values, prompts, level=level)
+    found = widened(paired_difference(values, prompts, level=level), pairs.noise)
     detectable = math.nan
     if found.prompts > 1:
         detectable = detectable_drop(_error(values, prompts), prompts=found.prompts, level=level)
@@ -366,6 +374,7 @@ def paired_row(pairs: Pairs, i: int, *, level: float = 0.95) -> Row:
         coverage=float(known.mean()),
         spread=float(base.std(ddof=1)) if len(base) > 1 else math.nan,
         detectable=detectable,
+        doubt=pairs.doubt,
     )
 
 

@@ -17,6 +17,7 @@ from nbench.compare import Paired, Row, Side, joint_columns, pair_up, paired_row
 from nbench.errors import UsageError
 from nbench.gates.hold import Held, hold
 from nbench.gates.policy import Policy, Rule, Tier
+from nbench.judge_trust import widen
 from nbench.runs.card import Difference
 from nbench.runs.cube import Measure
 from nbench.stats.multiplicity import max_t
@@ -169,7 +170,9 @@ def _rows(policy: Policy, held: Sequence[Held]) -> list[GateRow]:
     if gated:
         places = [(held[i].pairs, held[i].steps) for i in gated]
         together = max_t(joint_columns([(one, at) for one, at in places if one is not None]), level=policy.confidence)
-        uppers.update(zip(gated, map(float, together.upper), strict=True))
+        for i, upper in zip(gated, map(float, together.upper), strict=True):
+            pairs, found = held[i].pairs, known[i].difference
+            uppers[i] = upper if pairs is None or found is None else widen(found, upper, pairs.noise, 1)
     return [
         _row(policy, one, known[i], uppers[i]) if i in known else missing_row(policy, one) for i, one in enumerate(held)
     ]
@@ -196,6 +199,8 @@ def allowed_drop(rule: Rule, row: Row) -> float:
 def unfit(policy: Policy, rule: Rule, row: Row, margin: float) -> str:
     """Why a row cannot be judged at all, whatever its bounds; "" where it can."""
     least = least_coverage(policy, rule)
+    if row.doubt:
+        return row.doubt
     if row.difference is None:
         return "no pair has both scores"
     if row.coverage < least:

@@ -35,6 +35,8 @@ def comparison_tables(found: Comparison) -> RenderableType:
     if found.allowed:
         parts.append(Text("NOT LIKE WITH LIKE, allowed by name: " + "; ".join(map(str, found.allowed)), "bold yellow"))
     parts.append(_rows(found))
+    doubts = {row.measure.name: row.doubt for row in found.rows if row.doubt}
+    parts += [Text(f"{name} is shown, and not to be gated on: {doubt}.", "yellow") for name, doubt in doubts.items()]
     if found.curves:
         parts.append(_curves(found.curves))
     moved = [*found.worsened, *found.improved]
