@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 from nbench.errors import NbenchError, ScorerError
 from nbench.scoring.registry import get_scorer, list_scorers
 from nbench.scoring.scorer import ScorerCard
+from nbench.scoring.weights import only_local
 
 if TYPE_CHECKING:
     import torch
@@ -58,11 +59,12 @@ def get_differentiable(name: str, device: str = "cpu") -> DifferentiableReward:
 
 
 def differentiable_scorers() -> list[str]:
-    """Names of the scorers that are differentiable, sorted. Each is made, but no weights are loaded."""
+    """Names of the scorers that are differentiable and can run here, sorted; nothing is loaded or downloaded."""
     found = []
     for name in list_scorers():
         try:
-            scorer = get_scorer(name)
+            with only_local():
+                scorer = get_scorer(name)
         except NbenchError:
             continue  # a broken plug-in is reported where it is asked for
         if isinstance(scorer, DifferentiableReward):

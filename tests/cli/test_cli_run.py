@@ -75,7 +75,7 @@ def test_export_writes_files(first: Result, store: Path, tmp_path: Path) -> None
     done = nbench("export", "tiny", "--to", "csv", tmp_path / "out", "--store", store)
     assert done.exit_code == 0, done.output
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
-        "card.json", "norms.csv", "samples.csv", "scores.csv",
+        "card.json", "norms.csv", "samples.csv", "scores.csv", "sets.csv",
     ]  # fmt: skip
 
 
