@@ -76,7 +76,8 @@ def test_a_prompt_without_a_score_is_an_error() -> None:
 
 def test_others_are_refused_and_those_that_can_are_named() -> None:
     assert set(differentiable_scorers()) >= {*NAMES, "pocket-realism"}  # more where weights are
-    with pytest.raises(ScorerError, match=r"'image-stats' cannot be differentiated.*pocket-aesthetic, pocket-clip, pocket-realism"):
+    named = r"'image-stats' cannot be differentiated.*pocket-aesthetic, pocket-clip, pocket-realism"
+    with pytest.raises(ScorerError, match=named):
         get_differentiable("image-stats")
     with pytest.raises(ScorerError, match="unknown scorer"):
         get_differentiable("pocket-clop")
