@@ -150,10 +150,9 @@ def steps_to_match(curve: Floats, target: Floats, steps: Sequence[int]) -> Float
     found[reached[..., 0]] = steps[0]
     for i in range(1, len(steps)):
         first = reached[..., i] & ~reached[..., :i].any(axis=-1)
-        rise = curve[..., i] - curve[..., i - 1]
-        with np.errstate(divide="ignore", invalid="ignore"):
-            share = (target - curve[..., i - 1]) / rise
-        found[first] = (2 ** (place[i - 1] + share * (place[i] - place[i - 1])))[first]
+        below, above = curve[..., i - 1][first], curve[..., i][first]  # below the target, and not below it
+        share = (target[first] - below) / (above - below)
+        found[first] = 2 ** (place[i - 1] + share * (place[i] - place[i - 1]))
     return found
 
 
