@@ -49,6 +49,11 @@ class RunInterruptedError(InfrastructureError):
     """The user stopped the run. It can be resumed."""
 
 
+def first_line(error: BaseException, most: int = 200) -> str:
+    """The first line of what another library's error says, cut to `most` characters; its type where it is silent."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:most]
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """The end of a message about an unknown name: " Did you mean 'x'?", or " Known: a, b." when nothing is near.
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
-from nbench.errors import CheckpointError, InfrastructureError
+from nbench.errors import CheckpointError, InfrastructureError, first_line
 from nbench.flow.spec import CheckpointSpec, Dtype, parse_checkpoint
 
 if TYPE_CHECKING:
@@ -223,7 +223,7 @@ def _load_diffusers(base: BaseFiles, spec: CheckpointSpec, device: torch.device)
                 **absent,
             )
     except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+        reason = first_line(error, 300)
         raise CheckpointError(f"{base.folder} could not be loaded ({reason}): download or save it again.") from error
     pipeline.set_progress_bar_config(disable=True)
     try:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nbench.errors import CheckpointError
+from nbench.errors import CheckpointError, first_line
 from nbench.flow.weights import PICKLED, file_digest, hash_json, looks_like_path
 
 if TYPE_CHECKING:
@@ -106,7 +106,7 @@ def _fetch(lora: str) -> Path:
     try:
         return Path(snapshot_download(lora, allow_patterns=["*.safetensors", "*.json"]))
     except Exception as error:  # the hub raises many kinds, which share no root
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+        reason = first_line(error)
         raise CheckpointError(
             f"LoRA {lora} is no file or folder here and could not be had from the hub ({reason}): check the name, or "
             "download it first when offline."
@@ -158,7 +158,7 @@ def attach(pipeline: Any, file: LoraFile, *, scale: float, shapes: Mapping[str, 
             pipeline.transformer.load_lora_adapter(state, adapter_name=ADAPTER, metadata=metadata, _pipeline=pipeline)
     except (ValueError, TypeError, RuntimeError, KeyError) as error:
         detach(pipeline)
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+        reason = first_line(error)
         raise CheckpointError(f"LoRA {file.path} could not be loaded ({reason}): save it again.") from error
     pipeline.transformer.eval()  # new layers arrive in training mode, where dropout would be on
     if scale != 1.0:

@@ -17,7 +17,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from nbench.errors import CheckpointError
+from nbench.errors import CheckpointError, first_line
 from nbench.resources import cache_folder
 
 #: where bundled checkpoints lie
@@ -179,12 +179,8 @@ def resolve_base(base: str, revision: str | None = None) -> Path:
     except Exception as error:  # the hub raises many kinds, which share no root
         raise CheckpointError(
             f"{base}{'' if revision is None else '@' + revision} is no folder here and could not be had from the hub "
-            f"({_first_line(error)}): check the name, log in if it is gated, or download it first when offline."
+            f"({first_line(error)}): check the name, log in if it is gated, or download it first when offline."
         ) from error
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
 def inspect_base(base: str, revision: str | None = None) -> BaseFiles:
@@ -261,7 +257,7 @@ def _read_json(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise CheckpointError(f"{path} is missing: download or save the checkpoint again.") from None
     except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path} cannot be read ({_first_line(error)}): save the checkpoint again.") from error
+        raise CheckpointError(f"{path} cannot be read ({first_line(error)}): save the checkpoint again.") from error
     if not isinstance(value, dict):
         raise CheckpointError(f"{path} does not hold a JSON object: save the checkpoint again.")
     return value

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 from weakref import WeakValueDictionary
 
-from nbench.errors import ScorerError
+from nbench.errors import ScorerError, first_line
 from nbench.scoring.encoder import Backbone, load_strictly
 from nbench.scoring.letterbox import letter_box
 from nbench.scoring.weights import Source, load_tensors
@@ -272,5 +272,5 @@ def _read(load: Callable[..., T], path: Path) -> T:
     try:
         return load(path.parent, local_files_only=True)
     except (OSError, ValueError, KeyError, TypeError) as error:
-        said = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
+        said = first_line(error, 160)
         raise ScorerError(f"{path} cannot be read ({said}): fetch it again.") from error

@@ -12,7 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nbench.errors import InfrastructureError, ScorerError
+from nbench.errors import InfrastructureError, ScorerError, first_line
 from nbench.scoring.backbones import CLIP_L14, HuggingFaceClip, shared_clip
 from nbench.scoring.encoder import ROWS, exact_float32, refuse_shape
 from nbench.scoring.rewards import pocket_clip
@@ -209,7 +209,7 @@ def _strictly(model_class: Any, folder: Path) -> Any:
                 folder, local_files_only=True, dtype=torch.float32, attn_implementation="sdpa", output_loading_info=True
             )
     except Exception as error:  # transformers, safetensors and torch raise many kinds
-        said = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+        said = first_line(error)
         raise ScorerError(f"{model_class.__name__} cannot be loaded from {folder} ({said}): fetch it again.") from error
     finally:
         if bars:
@@ -230,5 +230,5 @@ def _processor(folder: Path) -> Any:
     try:
         return AutoImageProcessor.from_pretrained(folder, local_files_only=True, backend="pil")
     except Exception as error:
-        said = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+        said = first_line(error)
         raise ScorerError(f"the image processor in {folder} cannot be loaded ({said}): fetch it again.") from error

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nbench.errors import ScorerError
+from nbench.errors import ScorerError, first_line
 from nbench.flow.weights import file_digest
 
 if TYPE_CHECKING:
@@ -125,7 +125,7 @@ class Source:
                 raise OSError(_failed[self.repo, self.revision])
             folder = fetch(cached=False)
         except Exception as error:
-            said = (str(error).strip().splitlines() or [type(error).__name__])[0].split(". ")[0][:160]
+            said = first_line(error, 1000).split(". ")[0][:160]
             _failed[self.repo, self.revision] = said
             raise ScorerError(
                 f"the weights {self._named()} are neither in ${WEIGHTS_FOLDER} nor in the hub's cache, and the hub "
@@ -185,7 +185,7 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
             "again, or convert it to safetensors where you trust it."
         ) from error
     except Exception as error:  # safetensors and torch's zip reader raise kinds of their own
-        said = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
+        said = first_line(error, 160)
         raise ScorerError(f"the weight file {path} is corrupt ({said}): fetch it again.") from error
     state = loaded.get("state_dict", loaded) if isinstance(loaded, dict) else loaded
     if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):

@@ -13,7 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nbench.errors import InfrastructureError, ScorerError
+from nbench.errors import InfrastructureError, ScorerError, first_line
 from nbench.scoring.judge.model_files import find_model, model_digests, weight_bytes
 from nbench.scoring.judge.question import Answer, Question, Unanswered
 from nbench.scoring.judge.spec import JudgeSpec
@@ -71,7 +71,7 @@ class InProcessJudge:
                     self.folder, dtype=dtype, local_files_only=True, output_loading_info=True
                 )
         except (OSError, ValueError, KeyError, ImportError) as error:
-            said = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+            said = first_line(error)
             raise ScorerError(
                 f"judge {self.spec.name!r}: transformers cannot load {self.folder} ({said}): it needs a picture-and-"
                 "text model with processor and chat template."

@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from nbench.errors import ScorerError
+from nbench.errors import ScorerError, first_line
 from nbench.flow.weights import POCKET_WEIGHTS, file_digest
 from nbench.scoring.judge.spec import JudgeSpec
 from nbench.scoring.weights import WEIGHTS_FOLDER
@@ -69,7 +69,7 @@ def _from_hub(spec: JudgeSpec, *, fetch: bool) -> Path:
         try:
             return found(cached=False)
         except Exception as error:
-            said = (str(error).strip().splitlines() or [type(error).__name__])[0].split(". ")[0][:160]
+            said = first_line(error, 1000).split(". ")[0][:160]
     revision = "" if spec.revision is None else f" --revision {spec.revision}"
     raise ScorerError(
         f"judge {spec.name!r}: the model {spec.model} is neither in ${WEIGHTS_FOLDER} nor in the hub's cache, and from "

@@ -12,7 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nbench.errors import ScorerError
+from nbench.errors import ScorerError, first_line
 from nbench.scoring.network import NetworkScorer
 from nbench.scoring.realism.detector import LOG_ODDS
 from nbench.scoring.scorer import Metric, Score, ScorerCard
@@ -69,7 +69,7 @@ def read_checkpoint(path: Path) -> dict[str, torch.Tensor]:
             f"safetensors.torch.save_file to {path.with_suffix('.safetensors').name} beside it, and nbench takes that."
         ) from error
     except Exception as error:  # torch's zip reader raises kinds of its own
-        said = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
+        said = first_line(error, 160)
         raise ScorerError(f"the weight file {path} is corrupt ({said}): fetch it again.") from error
     state = loaded.get("model", loaded) if isinstance(loaded, dict) else loaded
     if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):

@@ -162,12 +162,15 @@ def _rapid_load() -> Recogniser:
     return rapidocr
 
 
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
+
+
 def create_rapidocr(device: str) -> OcrScorer:
     """Entry point of `ocr-rapidocr`; it runs on the CPU whatever `device` is."""
-    try:
-        version = importlib.metadata.version("rapidocr-onnxruntime")
-    except importlib.metadata.PackageNotFoundError:
-        version = "not installed"
     about = ScorerCard(
         name="ocr-rapidocr",
         kind="reward",
@@ -175,8 +178,8 @@ def create_rapidocr(device: str) -> OcrScorer:
         metrics=METRICS,
         summary="Share of the prompt's quoted text that PP-OCRv4 (mobile, ONNX) reads in the picture.",
         uses_prompt=True,
-        preprocessing=f"rapidocr-onnxruntime {version}: shorter side to 736 pixels at least, longer to 2000 at most; "
-        f"lines of confidence 0.5 or more, no angle classifier, CPU fp32. {_READING}.",
+        preprocessing=f"rapidocr-onnxruntime {_version('rapidocr-onnxruntime')}: shorter side to 736 pixels at least, "
+        f"longer to 2000 at most; lines of confidence 0.5 or more, no angle classifier, CPU fp32. {_READING}.",
         licence="Apache-2.0 (package and weights)",
         source=f"{_REWARD}; recogniser: rapidocr-onnxruntime on PyPI",
         fooled_by=_FOOLED_BY,
@@ -232,10 +235,6 @@ def _paddle_load(device: str) -> Recogniser:
 
 def create_ppocrv5(device: str) -> OcrScorer:
     """Entry point of `ocr-ppocrv5`."""
-    try:
-        version = importlib.metadata.version("paddleocr")
-    except importlib.metadata.PackageNotFoundError:
-        version = "not installed"
     about = ScorerCard(
         name="ocr-ppocrv5",
         kind="reward",
@@ -243,8 +242,8 @@ def create_ppocrv5(device: str) -> OcrScorer:
         metrics=METRICS,
         summary="Share of the prompt's quoted text that PP-OCRv5 (server, PaddleOCR 3) reads in the picture.",
         uses_prompt=True,
-        preprocessing=f"paddleocr {version}, its pipeline's sizes; lines of any confidence above 0, no orientation "
-        f"or unwarping networks. {_READING}.",
+        preprocessing=f"paddleocr {_version('paddleocr')}, its pipeline's sizes; lines of any confidence above 0, "
+        f"no orientation or unwarping networks. {_READING}.",
         licence="Apache-2.0 (package and weights)",
         source=f"{_REWARD}; recogniser: PaddleOCR 3, as Flow-Factory uses it",
         heavy=True,
