@@ -160,6 +160,7 @@ def test_the_gallery_slider_changes_every_picture(browser: Any, board: Path) -> 
             sources = seen.value("[...document.querySelectorAll('#gallery img')].map(i => i.src)")
             assert sources == [row[step] for prompt in pictures for row in prompt]
         assert seen.text("#gallery-shown") == "8 steps"
+        seen.wait("document.querySelector('#gallery img').complete")  # a new source is decoded in its own time
         assert seen.value("document.querySelector('#gallery img').naturalWidth") == 24
 
 
