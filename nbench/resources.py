@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def bundled(kind: str) -> Path:
-    """The folder of bundled `kind` ("prompts", "judges", "leaderboards").
+    """The folder of bundled `kind` ("prompts", "judges", "leaderboards", "leaderboards/studies").
 
     A wheel holds it under `nbench/_bundled/`; a source tree at its root.
     """
