@@ -33,6 +33,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "report": ("nbench.cli.report", "Write a run as a page: summary, curves, pair viewer, failures, card."),
     "export": ("nbench.cli.export", "Write a run's tables as parquet, csv or a Hugging Face data set."),
     "train": ("nbench.cli.train", "Fine-tune a checkpoint by NFT, AWM, DPO or Flow-GRPO, with guards."),
+    "study": ("nbench.cli.study", "Train and compare unguarded and guarded checkpoints, and test the papers' claims."),
     "analyze": ("nbench.cli.analyze", "Analyse velocities of fine-tuned checkpoints against their base."),
     "prompts": ("nbench.cli.prompts", "List prompt sets, or show the prompts of one."),
     "scorers": ("nbench.cli.scorers", "List, describe and check scorers."),

@@ -139,9 +139,10 @@ class StudyConfig(_Part):
     Attributes:
         name: of the study and, unless `--out` says otherwise, of its folder.
         title, label: head of its pages; `label` says what its figures are figures of.
+        notes: how the setting differs from the papers', for the page of claims.
         templates: base -> method -> training config, a bundled name or a file.
         settings: values that replace the templates', by dotted key.
-        method_settings: the same for one method, after `settings`.
+        base_settings, method_settings: the same for one base and for one method, after `settings`.
         rewards: name -> terms.
         arms: name -> guards.
         grid: blocks; a training that is in two of them is there once.
@@ -153,7 +154,9 @@ class StudyConfig(_Part):
     label: str = ""
     templates: dict[str, dict[str, str]]
     settings: dict[str, Any] = {}
+    base_settings: dict[str, dict[str, Any]] = {}
     method_settings: dict[str, dict[str, Any]] = {}
+    notes: str = ""
     rewards: dict[str, tuple[RewardTerm, ...]]
     arms: dict[str, Arm]
     grid: Annotated[tuple[Block, ...], Field(min_length=1)]
@@ -176,6 +179,14 @@ class StudyConfig(_Part):
             for name in names:
                 if not _WORD.fullmatch(name):
                     raise ValueError(f"{kind} {name!r}: names hold letters, digits, '.', '_' and '-'")
+        methods = {method for templates in self.templates.values() for method in templates}
+        for kind, named, known in (
+            ("base_settings", self.base_settings, set(self.templates)),
+            ("method_settings", self.method_settings, methods),
+        ):
+            for name in named:
+                if name not in known:
+                    raise ValueError(f"{kind} has {name!r}, for which there is no template.{did_you_mean(name, known)}")
         for block in self.grid:
             for kind, wanted, known in (
                 ("reward", block.rewards, self.rewards),

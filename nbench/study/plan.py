@@ -156,7 +156,12 @@ def make_plan(study: StudyConfig) -> Plan:
 def _training(study: StudyConfig, base: str, method: str, reward: str, arm: str, seed: int) -> Training:
     template = study.templates[base][method]
     chosen = study.arms[arm]
-    overrides = {**study.settings, **study.method_settings.get(method, {}), **chosen.settings}
+    overrides = {
+        **study.settings,
+        **study.base_settings.get(base, {}),
+        **study.method_settings.get(method, {}),
+        **chosen.settings,
+    }
     if study.evaluation.trajectory_every:
         overrides["checkpoint_every"] = study.evaluation.trajectory_every
     content = read_config(template, overrides).model_dump(mode="json")
