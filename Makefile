@@ -8,10 +8,11 @@ export HF_HUB_DISABLE_TELEMETRY = 1
 TEST_ENV := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1 HF_DATASETS_OFFLINE=1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-gpu test-vllm check format bench clean
+.PHONY: help demo study-smoke test test-slow test-gpu test-vllm check format bench clean
 
 help:
 	@echo "make demo       set up, generate and score pocket pictures, print the table"
+	@echo "make study-smoke  train an unguarded and a guarded pocket checkpoint and report on them (minutes)"
 	@echo "make test       set up, run all tests that need no GPU and no network"
 	@echo "make check      ruff, mypy --strict, fast tests"
 	@echo "make test-slow  tests marked slow;  make test-gpu  tests that need a CUDA device"
@@ -25,6 +26,9 @@ $(STAMP): pyproject.toml constraints.txt
 
 demo: $(STAMP)
 	$(BIN)/nbench run
+
+study-smoke: $(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/nbench study smoke --jobs 2
 
 test: $(STAMP)
 	$(TEST_ENV) $(BIN)/python -m pytest -n 2 -m "not gpu" tests
@@ -54,4 +58,4 @@ bench: $(STAMP)
 	OMP_NUM_THREADS=2 $(BIN)/python benchmarks/train.py
 
 clean:
-	rm -rf $(VENV) nbench-store nbench-train nbench-guards .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) nbench-store nbench-train nbench-guards nbench-studies .pytest_cache .mypy_cache .ruff_cache
