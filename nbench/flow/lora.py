@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nbench.errors import CheckpointError, first_line
-from nbench.flow.weights import PICKLED, file_digest, hash_json, looks_like_path
+from nbench.flow.weights import BUNDLED_LORAS, PICKLED, POCKET_WEIGHTS, file_digest, hash_json, looks_like_path
 
 if TYPE_CHECKING:
     import torch
@@ -62,12 +62,12 @@ class LoraFile:
 
 
 def resolve_lora(lora: str) -> LoraFile:
-    """The file of a LoRA given as a folder, a .safetensors file, or a hub id.
+    """The file of a LoRA given as a folder, a .safetensors file, a hub id, or a bundled name, which goes first.
 
     Raises:
         CheckpointError: there is none, it is pickled, or the folder holds several.
     """
-    path = Path(lora).expanduser()
+    path = POCKET_WEIGHTS / lora if lora in BUNDLED_LORAS else Path(lora).expanduser()
     if path.is_file():
         if path.suffix in PICKLED:
             raise CheckpointError(

@@ -23,6 +23,8 @@ from nbench.resources import cache_folder
 #: where bundled checkpoints lie
 POCKET_WEIGHTS = Path(__file__).parent.parent / "pocket" / "weights"
 BUNDLED = ("pocket-sd3", "pocket-flux")
+#: fine-tuned by the bundled study, unguarded and guarded
+BUNDLED_LORAS = ("pocket-sd3-nft", "pocket-sd3-nft-normguard")
 
 PICKLED = frozenset({".bin", ".pt", ".pth", ".ckpt", ".pkl"})
 _WEIGHT_FILE = re.compile(r"(?:diffusion_pytorch_)?model(?:\.(?P<variant>\w+))?(?:-\d+-of-\d+)?\.safetensors")

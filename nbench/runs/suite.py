@@ -12,7 +12,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from nbench.errors import UsageError, did_you_mean
 from nbench.flow.load import CheckpointSpec, parse_checkpoint
-from nbench.flow.weights import BUNDLED
+from nbench.flow.weights import BUNDLED, BUNDLED_LORAS
 from nbench.runs.canonical import digest
 from nbench.yaml_files import first_fault, read_mapping
 
@@ -223,7 +223,7 @@ def make_suite(content: Mapping[str, Any], where: str = "the command line") -> S
     except ValidationError as error:
         raise UsageError(first_fault(error, where, _siblings)) from error
     checkpoints = tuple(
-        checkpoint.model_copy(update={"base": _absolute_base(checkpoint.base), "lora": _absolute(checkpoint.lora)})
+        checkpoint.model_copy(update={"base": _absolute_base(checkpoint.base), "lora": _absolute_lora(checkpoint.lora)})
         for checkpoint in suite.checkpoints
     )
     return suite.model_copy(update={"checkpoints": checkpoints, "prompts": _absolute(suite.prompts, file=True)})
@@ -232,6 +232,11 @@ def make_suite(content: Mapping[str, Any], where: str = "the command line") -> S
 def _absolute_base(base: str) -> str | None:
     """As `_absolute`; a bundled checkpoint's name always means that checkpoint, as `nbench.flow.load` takes it."""
     return base if base in BUNDLED else _absolute(base)
+
+
+def _absolute_lora(lora: str | None) -> str | None:
+    """As `_absolute`; a bundled LoRA's name always means that LoRA."""
+    return lora if lora in BUNDLED_LORAS else _absolute(lora)
 
 
 def _absolute(text: str | None, *, file: bool = False) -> str | None:
@@ -248,7 +253,7 @@ def _from_file(content: dict[str, Any], folder: Path) -> None:
     """Resolve paths in a suite file against its folder, where that leads to something."""
 
     def resolved(value: object) -> object:
-        if isinstance(value, str) and value and value not in BUNDLED and (folder / value).exists():
+        if isinstance(value, str) and value and value not in (*BUNDLED, *BUNDLED_LORAS) and (folder / value).exists():
             return str((folder / value).resolve())
         return value
 
