@@ -152,11 +152,11 @@ def _run(
 
 def _report(plan: Plan, folder: StudyFolder) -> None:
     from nbench.cli.run import wide_console
-    from nbench.report.study import claims_table
+    from nbench.report.study_terminal import claims_lines
     from nbench.study.report import write_report
 
     written = write_report(plan, folder)
-    wide_console().print(claims_table(written.claims))
+    wide_console().print(claims_lines(written.claims))
     for page in written.boards:
         click.echo(f"Board: {page}")
     click.echo(f"Claims: {folder.results / 'claims.json'}")

@@ -179,14 +179,15 @@ class StudyConfig(_Part):
             for name in names:
                 if not _WORD.fullmatch(name):
                     raise ValueError(f"{kind} {name!r}: names hold letters, digits, '.', '_' and '-'")
-        methods = {method for templates in self.templates.values() for method in templates}
-        for kind, named, known in (
+        methods = {method for of_base in self.templates.values() for method in of_base}
+        for part, named, templates in (
             ("base_settings", self.base_settings, set(self.templates)),
             ("method_settings", self.method_settings, methods),
         ):
             for name in named:
-                if name not in known:
-                    raise ValueError(f"{kind} has {name!r}, for which there is no template.{did_you_mean(name, known)}")
+                if name not in templates:
+                    hint = did_you_mean(name, templates)
+                    raise ValueError(f"{part} has {name!r}, for which there is no template.{hint}")
         for block in self.grid:
             for kind, wanted, known in (
                 ("reward", block.rewards, self.rewards),
