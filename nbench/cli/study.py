@@ -65,9 +65,9 @@ def study(
 ) -> None:
     """Run the study CONFIG, a YAML file or the name of a bundled one.
 
-    It trains every checkpoint of the grid, guarded and not, from the same seeds, prompts and order; evaluates all of them
-    alike; and writes tables, figures, a leaderboard, a page, and the claims of the papers with their verdicts. What is
-    finished is not done again, so the same command resumes a stopped study.
+    It trains every checkpoint of the grid, guarded and not, from the same seeds, prompts and order; evaluates all of
+    them alike; and writes tables, figures, a leaderboard, a page, and the claims of the papers with their verdicts.
+    What is finished is not done again, so the same command resumes a stopped study.
     """
     if listing:
         _list()

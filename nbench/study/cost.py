@@ -1,8 +1,8 @@
 """What a study would cost: for every task what there is to compute, how long that takes, and what it leaves on disk.
 
-Time is measured where this study, or another one beside it, has trained or sampled the same base; else it follows from
-floating-point operations of the transformer alone, over what a device is said to reach. Decoding, text encoders and
-scorers (judges above all) come on top of the latter.
+Time is measured where this study, or another one beside it, has trained or sampled the same base; that of the bundled
+pocket checkpoints is typical of a CPU's core; else it follows from floating-point operations of the transformer alone,
+over what a device is said to reach. Decoding, text encoders and scorers (judges above all) come on top of the last.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from nbench.flow.weights import BUNDLED
 from nbench.normguard.config import ModelConfig
 from nbench.study.cost_bases import Base, find_base
 from nbench.study.cost_speed import Speeds, measure, measure_beside
@@ -30,14 +31,18 @@ from nbench.study.plan import Plan, Training
 from nbench.study.tasks import Stage, Task
 
 #: where seconds come from
-Basis = Literal["done", "measured", "operations", "unknown"]
+Basis = Literal["done", "measured", "typical", "operations", "unknown"]
 
 #: bf16, without sparsity, that dense layers of this size reach at most on one H100, in 10^12 per second
 DEFAULT_TFLOPS = 400.0
 #: share of it that whole trainings reach
 DEFAULT_UTILISATION = 0.35
-#: devices that DiffusionNFT, Flow-GRPO and AWM name for one training
+#: devices that the public codes of DiffusionNFT and AWM name for one training
 PUBLISHED_DEVICES = 8
+
+#: per forward of a pocket checkpoint, or what counts as one: trainings by all methods took 3.7 to 6 ms with their
+#: rewards, and runs 4 ms, on one core of a server's CPU
+POCKET_FORWARD_SECONDS = 0.0045
 
 #: bytes per pixel of a PNG where none was made yet, as for `nbench run --dry-run`
 _PNG_BYTES = 1.7
@@ -54,7 +59,7 @@ class TaskCost:
         work: what is computed.
         flops: floating-point operations of the transformer; None of a base that is not known.
         seconds: on one device, or on this machine where it was measured; None where nothing tells.
-        basis: where seconds come from; "done" is what the finished task took.
+        basis: where seconds come from; "done" is what the finished task took, as far as it was noted.
         size: bytes that it leaves, where the base is known.
     """
 
@@ -138,46 +143,41 @@ def estimate_study(
         UsageError, PromptSetError: a training's prompts are missing.
         CheckpointError: a base is a folder that is no checkpoint.
     """
-    models = {one.base: one.config.model for one in plan.trainings}
-    estimator = _Estimator(plan, folder, models, {name: find_base(model) for name, model in models.items()})
-    wanted = {task.name for task in tasks}
-    lines = estimator.timed([line for line in estimator.lines() if line.task in wanted], 1e12 * tflops * utilisation)
-    unknown = tuple(dict.fromkeys(models[one.base].base for one in lines if one.flops is None))
+    estimator = _Estimator(plan, folder, tasks)
+    lines = estimator.timed(list(estimator.lines()), 1e12 * tflops * utilisation)
+    models = {one.base: one.config.model.base for one in plan.trainings}
+    unknown = tuple(dict.fromkeys(models[one.base] for one in lines if one.flops is None))
     return StudyCost(plan.study.name, tuple(lines), tflops, utilisation, unknown)
 
 
 class _Estimator:
-    def __init__(
-        self, plan: Plan, folder: StudyFolder, models: dict[str, ModelConfig], bases: dict[str, Base | None]
-    ) -> None:
-        self._plan, self._models, self._bases = plan, models, bases
+    def __init__(self, plan: Plan, folder: StudyFolder, tasks: Sequence[Task]) -> None:
+        self._plan = plan
+        self._models: dict[str, ModelConfig] = {one.base: one.config.model for one in plan.trainings}
+        self._bases = {name: find_base(model) for name, model in self._models.items()}
         self._speeds = (measure(folder.path), measure_beside(folder.path))
         self._held_out = HeldOut()
         self._trainings = {f"train-{one.name}": one for one in plan.trainings}
-        finished = {f"train-{one.name}" for one in plan.trainings if folder.is_trained(one)}
+        self._wanted = {task.name for task in tasks}
+        self._done = {task.name for task in tasks if task.done()}
         self._took = {
-            str(one["task"]): float(one["seconds"])
-            for one in folder.noted()
-            if one["task"] in finished or one["stage"] != "train"
+            str(one["task"]): float(one["seconds"]) for one in folder.noted() if str(one["task"]) in self._done
         }
 
     def lines(self) -> Iterator[TaskCost]:
-        """Every task of the study, group by group, without seconds."""
+        """The tasks, group by group, without seconds."""
         runs = list(run_works(self._plan, self._bases))
         for group in self._plan.groups:
             base = self._bases[group.base]
             for one in group.trainings:
-                yield self._training(one, base)
+                if f"train-{one.name}" in self._wanted:
+                    yield self._training(one, base)
             for run, work in runs:
-                if run.group.name == group.name:
+                if run.group.name == group.name and f"run-{run.name}" in self._wanted:
                     yield self._line(f"run-{run.name}", "evaluate", group.base, work)
-            analyses: tuple[tuple[str, Work | None], ...] = (
-                ("adjoint", adjoint_work(self._plan, group, base)),
-                ("ratios", ratio_work(self._plan, group, base)),
-            )
-            for name, found in analyses:
-                if found is not None:
-                    yield self._line(f"{name}-{group.name}", "analyze", group.base, found)
+            for name, count in (("adjoint", adjoint_work), ("ratios", ratio_work)):
+                if f"{name}-{group.name}" in self._wanted:
+                    yield self._line(f"{name}-{group.name}", "analyze", group.base, count(self._plan, group, base))
 
     def _training(self, training: Training, base: Base | None) -> TaskCost:
         config = training.config
@@ -203,14 +203,15 @@ class _Estimator:
         """The same with seconds, at `rate` operations per second where nothing was measured."""
         found = []
         for line in lines:
-            measured = self._seconds(line, lines)
-            if line.task in self._took:
-                line = replace(line, seconds=self._took[line.task], basis="done")
-            elif measured is not None:
+            measured = self._took.get(line.task, self._seconds(line, lines))
+            if measured is not None:
                 line = replace(line, seconds=measured, basis="measured")
+            elif self._models[line.base].base in BUNDLED:
+                typical = POCKET_FORWARD_SECONDS * line.work.equivalents()
+                line = replace(line, seconds=typical, basis="typical")
             elif line.flops is not None:
                 line = replace(line, seconds=line.flops / rate, basis="operations")
-            found.append(line)
+            found.append(replace(line, basis="done") if line.task in self._done else line)
         return found
 
     def _seconds(self, line: TaskCost, lines: list[TaskCost]) -> float | None:

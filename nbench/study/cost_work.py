@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from nbench.normguard.config import PromptConfig, TrainConfig
 from nbench.normguard.prompting import training_prompts
 from nbench.study.cost_bases import Base
-from nbench.study.plan import Group, Plan, PlannedRun, Training
+from nbench.study.plan import Group, Plan, PlannedRun
 
 
 @dataclass(frozen=True)
@@ -164,8 +164,7 @@ def run_works(plan: Plan, bases: Mapping[str, Base | None]) -> Iterator[tuple[Pl
     done: dict[tuple[object, ...], int] = {}
     evaluation = plan.study.evaluation
     for run in plan.runs():
-        model = run.group.trainings[0].config.model
-        scale = 1 if (base := bases[run.group.base]) is None else base.network_rows(model)
+        model, scale = run.group.trainings[0].config.model, _scale(bases[run.group.base], run.group)
         trajectory = run.kind == "trajectory"
         steps = evaluation.trajectory_steps if trajectory else evaluation.steps
         seeds = evaluation.trajectory_seeds if trajectory and evaluation.trajectory_seeds else evaluation.seeds
@@ -193,26 +192,19 @@ def run_works(plan: Plan, bases: Mapping[str, Base | None]) -> Iterator[tuple[Pl
         yield run, work
 
 
-def adjoint_work(plan: Plan, group: Group, base: Base | None) -> Work | None:
-    """Adjoint sensitivity of a group's unguarded checkpoints and its base; None where the study leaves it out."""
-    from nbench.scoring.differentiable import differentiable_scorers
-
-    steps, terms = plan.study.analyses.adjoint_steps, plan.study.rewards[group.reward]
-    unguarded = group.of(plan.study.claims.unguarded)
-    if steps is None or not unguarded or len(terms) != 1 or terms[0].scorer not in differentiable_scorers():
-        return None
-    rows = _prompts(plan) * (1 + len(unguarded))
-    calls = rows * steps * _scale(base, unguarded[0])
-    return Work(forwards=calls, trained=calls, pictures=rows, scores={terms[0].scorer: rows})
+def adjoint_work(plan: Plan, group: Group, base: Base | None) -> Work:
+    """Adjoint sensitivity of a group's unguarded checkpoints and its base."""
+    steps, scorer = plan.study.analyses.adjoint_steps or 0, plan.study.rewards[group.reward][0].scorer
+    rows = _prompts(plan) * (1 + len(group.of(plan.study.claims.unguarded)))
+    calls = rows * steps * _scale(base, group)  # forward, and again with gradient on the way back
+    return Work(forwards=calls, trained=calls, pictures=rows, scores={scorer: rows})
 
 
-def ratio_work(plan: Plan, group: Group, base: Base | None) -> Work | None:
-    """Importance ratios of a group's unguarded checkpoints; None where the study leaves them out."""
-    steps, unguarded = plan.study.analyses.ratio_steps, group.of(plan.study.claims.unguarded)
-    if steps is None or not unguarded or group.method != "grpo":
-        return None
-    calls = _prompts(plan) * len(unguarded) * 2 * (steps - 1)  # policy and base; the last step is not measured
-    return Work(forwards=calls * _scale(base, unguarded[0]))
+def ratio_work(plan: Plan, group: Group, base: Base | None) -> Work:
+    """Importance ratios of a group's unguarded checkpoints against its base; the last step is not measured."""
+    steps = (plan.study.analyses.ratio_steps or 1) - 1
+    rows = _prompts(plan) * len(group.of(plan.study.claims.unguarded))
+    return Work(forwards=2 * rows * steps * _scale(base, group))
 
 
 def _prompts(plan: Plan) -> int:
@@ -220,5 +212,5 @@ def _prompts(plan: Plan) -> int:
     return len(plan.prompts) if limit is None else min(limit, len(plan.prompts))
 
 
-def _scale(base: Base | None, training: Training) -> int:
-    return 1 if base is None else base.network_rows(training.config.model)
+def _scale(base: Base | None, group: Group) -> int:
+    return 1 if base is None else base.network_rows(group.trainings[0].config.model)

@@ -30,19 +30,22 @@ def card(name: str, study: Path, training: str, source: str, parameters: int) ->
     log = [json.loads(line) for line in (folder / "log.jsonl").read_text(encoding="utf-8").splitlines()]
     result = json.loads((folder / "result.json").read_text(encoding="utf-8"))
     first, last = log[0], log[-1]
+    norm = last["stats"]["norm_ratio"]["mean"]
     guards = ", ".join(f"{guard} with lambda {weight:.3g}" for guard, weight in result["guards"].items()) or "none"
     return f"""# {name}
 
-A LoRA on pocket-sd3, fine-tuned by NFT for `pocket-aesthetic` alone, on pictures of its own: it has seen no other data. It is there
-so that a first run shows what RL fine-tuning does to pictures; it is no model to use.
+A LoRA on pocket-sd3, fine-tuned by NFT for `pocket-aesthetic` alone, on pictures of its own: it has seen no other data.
+It is there so that a first run shows what RL fine-tuning does to pictures; it is no model to use.
 
 - Guards: {guards}.
-- Recipe: `nbench study pocket --stage train --only {training}`, then `python -m nbench.pocket.recipes.fine_tuned`.
+- Recipe: `nbench study pocket --stage train --only {training}`, then
+  `python -m nbench.pocket.recipes.fine_tuned nbench-studies/pocket`.
 - Config: `leaderboards/studies/pocket.yaml`; seed 0, {result["epochs"]} epochs, {result["steps"]} optimiser steps,
   {result["train_seconds"] / 60:.1f} minutes on one of two busy CPU cores.
-- Mean reward of the rollouts, first and last epoch (of different prompts): {first["reward"]["mean"]:.2f},
-  {last["reward"]["mean"]:.2f}. Velocity norm over the base's in the last epoch: {last["stats"]["norm_ratio"]["mean"]:.3f}.
-- Parameters: {parameters:,}, stored in fp16, computed in fp32. sha256 of the study's own file, in fp32: `{source}`.
+- Mean reward of the rollouts, first and last epoch (of different prompts): {first["reward"]["mean"]:.2f} and
+  {last["reward"]["mean"]:.2f}. Velocity norm over the base's in the last epoch: {norm:.3f}.
+- Parameters: {parameters:,}, stored in fp16, computed in fp32. sha256 of the study's own file, in fp32:
+  `{source}`.
 - Licence of the weights: MIT, as those of pocket-sd3.
 """
 
