@@ -74,12 +74,14 @@ def study(
         return
     if config is None:
         raise UsageError("name a study: a YAML file, or one of `nbench study --list`.")
+    from nbench.study.check import check_measures
     from nbench.study.config import read_study
     from nbench.study.folder import StudyFolder
     from nbench.study.plan import make_plan, select
     from nbench.study.tasks import make_tasks
 
     plan = make_plan(read_study(config))
+    check_measures(plan.study)
     folder = StudyFolder(out or Path("nbench-studies") / plan.study.name)
     chosen = set(select(plan, only))
     wanted = stages or _STAGES

@@ -131,7 +131,7 @@ def make_plan(study: StudyConfig) -> Plan:
     """Lay out a study.
 
     Raises:
-        UsageError: a template or a scorer does not exist, a config is refused, or trainings that would be compared
+        UsageError: a template does not exist, a config is refused, or trainings that would be compared
             differ in base, guidance, size or held-out prompts.
     """
     found: dict[str, Training] = {}

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Protocol
 
+from nbench import keeper
 from nbench.errors import InfrastructureError, RunInterruptedError
 from nbench.runs.files import store_errors
 from nbench.study.folder import StudyFolder
@@ -157,13 +156,14 @@ def _start(task: Task, folder: StudyFolder, slot: int, environment: Mapping[str,
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("ab") as file:
             process = subprocess.Popen(
-                [sys.executable, "-m", "nbench", *task.arguments],
+                # The keeper ends the command when this process ends, even by kill -9; Ctrl-C comes to us alone.
+                [sys.executable, "-S", "-E", keeper.__file__, sys.executable, "-m", "nbench", *task.arguments],
                 cwd=folder.path,
-                stdin=subprocess.DEVNULL,
+                stdin=subprocess.PIPE,
                 stdout=file,
                 stderr=subprocess.STDOUT,
                 env=dict(environment),
-                start_new_session=True,  # Ctrl-C comes to us alone, and we pass it on
+                start_new_session=True,
             )
     return _Running(task, process, slot, time.monotonic())
 
@@ -186,15 +186,9 @@ def _last_line(folder: StudyFolder, task: Task) -> str:
 
 
 def _stop(running: Sequence[_Running]) -> None:
-    """Stop what runs, as Ctrl-C would; what does not listen within a minute is killed."""
+    """Stop what runs: each keeper ends its command once its standard input is closed."""
     for one in running:
-        with suppress(ProcessLookupError):
-            one.process.send_signal(signal.SIGINT)
-    deadline = time.monotonic() + 60
+        if one.process.stdin is not None:
+            one.process.stdin.close()
     for one in running:
-        try:
-            one.process.wait(max(0.1, deadline - time.monotonic()))
-        except subprocess.TimeoutExpired:
-            with suppress(ProcessLookupError):
-                os.killpg(one.process.pid, signal.SIGKILL)
-            one.process.wait()
+        one.process.wait()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -42,16 +42,17 @@ class Task:
 
 def make_tasks(plan: Plan, folder: StudyFolder) -> tuple[Task, ...]:
     """All tasks but the report, group by group, so that a group is looked at as soon as it is trained."""
-    return tuple(task for group in plan.groups for task in _of_group(plan, folder, group))
+    differentiable = frozenset(differentiable_scorers())
+    return tuple(task for group in plan.groups for task in _of_group(plan, folder, group, differentiable))
 
 
-def _of_group(plan: Plan, folder: StudyFolder, group: Group) -> Iterator[Task]:
+def _of_group(plan: Plan, folder: StudyFolder, group: Group, differentiable: Collection[str]) -> Iterator[Task]:
     for training in group.trainings:
         yield _train(folder, training)
     for run in plan.runs():
         if run.group.name == group.name:
             yield _run(plan, folder, run)
-    yield from _adjoint(plan, folder, group)
+    yield from _adjoint(plan, folder, group, differentiable)
     yield from _ratios(plan, folder, group)
 
 
@@ -111,10 +112,10 @@ def _analysis(plan: Plan, folder: StudyFolder, group: Group, steps: int) -> list
     return [*found, "--out", folder.relative(folder.analysis(group.name))]
 
 
-def _adjoint(plan: Plan, folder: StudyFolder, group: Group) -> Iterator[Task]:
+def _adjoint(plan: Plan, folder: StudyFolder, group: Group, differentiable: Collection[str]) -> Iterator[Task]:
     steps, terms = plan.study.analyses.adjoint_steps, plan.study.rewards[group.reward]
     unguarded = group.of(plan.study.claims.unguarded)
-    if steps is None or not unguarded or len(terms) != 1 or terms[0].scorer not in differentiable_scorers():
+    if steps is None or not unguarded or len(terms) != 1 or terms[0].scorer not in differentiable:
         return
     base = group.trainings[0].config.model.base
     checkpoints = [f"{one.checkpoint}={base}+{folder.relative(folder.lora(one, None))}" for one in unguarded]

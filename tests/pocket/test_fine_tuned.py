@@ -35,12 +35,12 @@ def test_a_bundled_lora_is_found_by_name_even_where_a_folder_is_called_like_it(
     assert resolve_lora("pocket-sd3-nft").path.parent == POCKET_WEIGHTS / "pocket-sd3-nft"
 
 
-def test_unguarded_fine_tuning_lengthens_velocities_and_the_guard_keeps_them(
+def test_unguarded_fine_tuning_lengthens_velocities_and_guarded_does_not(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     base, unguarded, guarded = (_norm(lora) for lora in (None, *BUNDLED_LORAS))
     assert unguarded > 1.05 * base
-    assert abs(guarded / base - 1) < 0.05
+    assert guarded < 1.02 * base
 
 
 def test_the_demo_shows_them_on_prompts_that_no_bundled_pocket_training_has_seen() -> None:

@@ -98,7 +98,7 @@ def test_ctrl_c_stops_what_runs_and_says_how_to_go_on(folder: StudyFolder, monke
     usual = subprocess.Popen
 
     def spy(*arguments: object, **named: object) -> subprocess.Popen[bytes]:
-        begun.append(usual(["sleep", "60"], start_new_session=True))
+        begun.append(usual(["cat"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL))  # ends as its input does
         return begun[-1]
 
     monkeypatch.setattr("nbench.study.schedule.subprocess.Popen", spy)

@@ -1,6 +1,6 @@
 """The life of a vLLM server: started on a loopback port, watched until it answers, kept, and always stopped.
 
-The server is a child of a keeper (`nbench.scoring.judge.keeper`) that ends it when this process ends, however it does.
+The server is a child of a keeper (`nbench.keeper`) that ends it when this process ends, however it does.
 Nothing here stops, asks or reuses a server that it did not start.
 """
 
@@ -21,9 +21,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from nbench import keeper
 from nbench.errors import InfrastructureError, ScorerError
 from nbench.resources import cache_folder
-from nbench.scoring.judge import keeper
 from nbench.scoring.judge.environment import VllmEnvironment, clean_environment
 from nbench.scoring.judge.spec import JudgeSpec
 

@@ -1,4 +1,4 @@
-"""Keeps a server for as long as whoever started it lives; run as a program, with the standard library alone.
+"""Keeps a command going for as long as whoever started it lives; run as a program, with the standard library alone.
 
     python keeper.py COMMAND ...
 
