@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from evidence_fakes import made_run, scorer_part
 
 from nbench.runs.tables import RunTables
 from nbench.study.config import make_study
 from nbench.study.evidence import Analysis, Evidence
 from nbench.study.plan import BASE, Group, Plan, PlannedRun, Training, make_plan
-from tests.evidence_fakes import made_run, scorer_part
 
 STEPS = (2, 8)
 EPOCHS, EVERY = 20, 5

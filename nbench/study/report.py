@@ -15,6 +15,7 @@ from nbench.study.facts import study_facts
 from nbench.study.folder import StudyFolder
 from nbench.study.gather import gather
 from nbench.study.plan import Plan
+from nbench.study.values import parquet, values_table
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,7 @@ def write_report(plan: Plan, folder: StudyFolder) -> Written:
     facts = study_facts(plan, folder)
     content = json.dumps([one.to_json() for one in claims], indent=1, ensure_ascii=False, allow_nan=False)
     write_atomic(folder.results / "claims.json", (content + "\n").encode())
+    write_atomic(folder.results / "values.parquet", parquet(values_table(evidence)))
     files = write_results(evidence, claims, facts, folder.results, images=folder.store.root)
     boards = write_boards(evidence, folder, folder.results / "boards")
     return Written(claims, tuple(files), tuple(boards))

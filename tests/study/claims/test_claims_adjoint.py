@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import pytest
+from study_fakes import Truth, made_adjoint, made_evidence, made_plan
 
 from nbench.study.claims.adjoint import claim_adjoint
 from nbench.study.claims.claim import Claim, Verdict
 from nbench.study.claims.reader import Reader
-from tests.study_fakes import Truth, made_adjoint, made_evidence, made_plan
 
 
 def _claim(sensitivity: float, spread: float = 1.0, *, analysed: bool = True) -> Claim:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 
+from study_fakes import PROXY, QUALITY, REALISM, REWARD, SCORERS, Truth, made_evidence, made_plan, with_failures
+
 from nbench.study.claims import judge_claims
 from nbench.study.evidence import Evidence
-from tests.study_fakes import PROXY, QUALITY, REALISM, REWARD, SCORERS, Truth, made_evidence, made_plan, with_failures
 
 _HARM = {REWARD: 1.0, QUALITY: -1.0, REALISM: -1.0, PROXY: -1.0}
 

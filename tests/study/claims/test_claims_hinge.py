@@ -7,12 +7,12 @@ from dataclasses import replace
 import numpy as np
 import pyarrow as pa
 import pytest
+from study_fakes import QUALITY, REALISM, REWARD, Truth, made_evidence, made_plan
 
 from nbench.study.claims.claim import Verdict
 from nbench.study.claims.hinge import claim_few_steps, claim_quality, claim_realism, claim_reward
 from nbench.study.claims.reader import Reader
 from nbench.study.evidence import Evidence
-from tests.study_fakes import QUALITY, REALISM, REWARD, Truth, made_evidence, made_plan
 
 
 def _reader(

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from study_fakes import QUALITY, REWARD, Truth, made_evidence, made_plan
 
 from nbench.errors import CardMismatchError
 from nbench.study.claims.claim import Claim, Verdict
@@ -13,7 +14,6 @@ from nbench.study.claims.inflation import claim_inflation
 from nbench.study.claims.reader import Reader
 from nbench.study.claims.rescale import claim_rescale
 from nbench.study.evidence import Evidence
-from tests.study_fakes import QUALITY, REWARD, Truth, made_evidence, made_plan
 
 _METHODS = ("nft", "awm", "dpo", "grpo")
 

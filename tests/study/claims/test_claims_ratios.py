@@ -8,12 +8,12 @@ from dataclasses import replace
 
 import pyarrow as pa
 import pytest
+from study_fakes import RATIO_PROMPTS, made_log, made_plan, made_ratios
 
 from nbench.study.claims.claim import Verdict
 from nbench.study.claims.ratios import claim_plain_ratio, claim_restored
 from nbench.study.claims.reader import Reader
 from nbench.study.evidence import Evidence
-from tests.study_fakes import RATIO_PROMPTS, made_log, made_plan, made_ratios
 
 _UNEVEN = (1e-4, 2e-4, 4e-4)
 _EVEN = (1e-5, 1.02e-5, 1e-5)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from study_fakes import PROXY, QUALITY, REALISM, REWARD, Truth, made_evidence, made_plan, with_failures
 
 from nbench.study.claims.claim import Claim, Verdict
 from nbench.study.claims.early_stopping import claim_early_stopping
@@ -11,7 +12,6 @@ from nbench.study.claims.over_optimisation import claim_over_optimisation
 from nbench.study.claims.reader import Reader
 from nbench.study.claims.trajectories import at, match
 from nbench.study.evidence import Evidence
-from tests.study_fakes import PROXY, QUALITY, REALISM, REWARD, Truth, made_evidence, made_plan, with_failures
 
 _HARM = {REWARD: 1.0, QUALITY: -1.0, REALISM: -1.0, PROXY: -1.0}
 
