@@ -78,7 +78,7 @@ def study(
     from nbench.study.config import read_study
     from nbench.study.folder import StudyFolder
     from nbench.study.plan import make_plan, select
-    from nbench.study.tasks import make_tasks
+    from nbench.study.tasks import command_line, make_tasks
 
     plan = make_plan(read_study(config))
     check_measures(plan.study)
@@ -95,7 +95,7 @@ def study(
     elif commands:
         for task in tasks:
             if not task.done():
-                click.echo(" ".join(["nbench", *task.arguments]))
+                click.echo(command_line(task.arguments))
     else:
         _run(plan, folder, tasks, wanted, jobs, [part.strip() for part in gpus.split(",") if part.strip()])
 

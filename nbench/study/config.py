@@ -97,13 +97,15 @@ class Analyses(_Part):
     """What is measured on velocities of unguarded checkpoints.
 
     Attributes:
-        limit: prompts.
+        limit: prompts; None takes all of the evaluation's.
+        seeds: samples per prompt.
         adjoint_steps: of the sampler, for the adjoint sensitivity; None leaves it out. It needs differentiable rewards.
         ratio_steps: of the stochastic sampler, for GRPO's importance ratios; None leaves them out.
         ratio_epoch: which checkpoint of a GRPO training is compared with its base; None is the first that is kept.
     """
 
     limit: Count | None = 24
+    seeds: Count = 1
     adjoint_steps: Count | None = 8
     ratio_steps: Count | None = 10
     ratio_epoch: Count | None = None

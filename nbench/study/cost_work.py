@@ -195,7 +195,7 @@ def run_works(plan: Plan, bases: Mapping[str, Base | None]) -> Iterator[tuple[Pl
 def adjoint_work(plan: Plan, group: Group, base: Base | None) -> Work:
     """Adjoint sensitivity of a group's unguarded checkpoints and its base."""
     steps, scorer = plan.study.analyses.adjoint_steps or 0, plan.study.rewards[group.reward][0].scorer
-    rows = _prompts(plan) * (1 + len(group.of(plan.study.claims.unguarded)))
+    rows = _samples(plan) * (1 + len(group.of(plan.study.claims.unguarded)))
     calls = rows * steps * _scale(base, group)  # forward, and again with gradient on the way back
     return Work(forwards=calls, trained=calls, pictures=rows, scores={scorer: rows})
 
@@ -203,13 +203,15 @@ def adjoint_work(plan: Plan, group: Group, base: Base | None) -> Work:
 def ratio_work(plan: Plan, group: Group, base: Base | None) -> Work:
     """Importance ratios of a group's unguarded checkpoints against its base; the last step is not measured."""
     steps = (plan.study.analyses.ratio_steps or 1) - 1
-    rows = _prompts(plan) * len(group.of(plan.study.claims.unguarded))
+    rows = _samples(plan) * len(group.of(plan.study.claims.unguarded))
     return Work(forwards=2 * rows * steps * _scale(base, group))
 
 
-def _prompts(plan: Plan) -> int:
-    limit = plan.study.analyses.limit
-    return len(plan.prompts) if limit is None else min(limit, len(plan.prompts))
+def _samples(plan: Plan) -> int:
+    """Of an analysis, per checkpoint."""
+    wanted = plan.study.analyses
+    prompts = len(plan.prompts) if wanted.limit is None else min(wanted.limit, len(plan.prompts))
+    return prompts * wanted.seeds
 
 
 def _scale(base: Base | None, group: Group) -> int:

@@ -14,7 +14,7 @@ from nbench import keeper
 from nbench.errors import InfrastructureError, RunInterruptedError
 from nbench.runs.files import store_errors
 from nbench.study.folder import StudyFolder
-from nbench.study.tasks import Task
+from nbench.study.tasks import Task, command_line
 
 _POLL = 0.2  # seconds
 
@@ -174,10 +174,18 @@ def _close(one: _Running, code: int, folder: StudyFolder, watcher: Watcher) -> s
     if code or not one.task.done():
         failure = _last_line(folder, one.task) or f"it ended with exit code {code}."
     else:
-        command = " ".join(["nbench", *one.task.arguments])
-        folder.note({"task": one.task.name, "stage": one.task.stage, "command": command, "seconds": round(seconds, 1)})
+        folder.note(_record(one.task, seconds))
     watcher.ended(one.task, seconds, failure)
     return failure
+
+
+def _record(task: Task, seconds: float) -> dict[str, object]:
+    return {
+        "task": task.name,
+        "stage": task.stage,
+        "command": command_line(task.arguments),
+        "seconds": round(seconds, 1),
+    }
 
 
 def _last_line(folder: StudyFolder, task: Task) -> str:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+import shlex
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -108,7 +109,7 @@ def _analysis(plan: Plan, folder: StudyFolder, group: Group, steps: int) -> list
         found += ["--guidance", str(model.guidance)]
     if model.height is not None:
         found += ["--size", f"{model.height}x{model.width}"]
-    found += ["--batch-size", str(plan.study.evaluation.batch_size)]
+    found += ["--seeds", str(plan.study.analyses.seeds), "--batch-size", str(plan.study.evaluation.batch_size)]
     return [*found, "--out", folder.relative(folder.analysis(group.name))]
 
 
@@ -121,15 +122,7 @@ def _adjoint(plan: Plan, folder: StudyFolder, group: Group, differentiable: Coll
     checkpoints = [f"{one.checkpoint}={base}+{folder.relative(folder.lora(one, None))}" for one in unguarded]
     arguments = [part for one in (f"{BASE}={base}", *checkpoints) for part in ("--checkpoint", one)]
     arguments += ["--reward", terms[0].scorer, *_analysis(plan, folder, group, steps)]
-    yield Task(
-        name=f"adjoint-{group.name}",
-        stage="analyze",
-        arguments=("analyze", "adjoint", *arguments),
-        group=group.name,
-        trainings=unguarded,
-        done=(folder.analysis(group.name) / "adjoint.json").is_file,
-        prepare=_nothing,
-    )
+    yield _analyze(folder, "adjoint", arguments, group, unguarded)
 
 
 def _ratios(plan: Plan, folder: StudyFolder, group: Group) -> Iterator[Task]:
@@ -145,16 +138,32 @@ def _ratios(plan: Plan, folder: StudyFolder, group: Group) -> Iterator[Task]:
         lora = folder.lora(one, min(epoch, one.config.optim.epochs))
         arguments += ["--checkpoint", f"{one.checkpoint}={base}+{folder.relative(lora)}"]
     arguments += ["--eta", str(method.eta), "--clip", str(method.clip), *_analysis(plan, folder, group, steps)]
-    yield Task(
-        name=f"ratios-{group.name}",
-        stage="analyze",
-        arguments=("analyze", "ratios", *arguments),
-        group=group.name,
-        trainings=unguarded,
-        done=(folder.analysis(group.name) / "ratios.json").is_file,
-        prepare=_nothing,
-    )
+    yield _analyze(folder, "ratios", arguments, group, unguarded)
 
 
-def _nothing() -> None:
-    pass
+def _analyze(
+    folder: StudyFolder, name: str, arguments: Sequence[str], group: Group, trainings: tuple[Training, ...]
+) -> Task:
+    """An analysis, which is done again, in place of the old one, when the study asks for another."""
+    whole = ("analyze", name, *arguments)
+    files = [folder.analysis(group.name) / f"{name}.{ending}" for ending in ("json", "parquet", "svg")]
+    asked, command = files[0].with_suffix(".command"), command_line(whole) + "\n"
+
+    def as_asked() -> bool:
+        return not asked.is_file() or asked.read_text(encoding="utf-8") == command
+
+    def prepare() -> None:
+        if not as_asked():
+            for file in files:
+                file.unlink(missing_ok=True)
+        folder.write(asked, command)
+
+    def done() -> bool:
+        return files[0].is_file() and as_asked()
+
+    return Task(f"{name}-{group.name}", "analyze", whole, group.name, trainings, done, prepare)
+
+
+def command_line(arguments: Sequence[str]) -> str:
+    """A command as it is given to a shell."""
+    return shlex.join(["nbench", *arguments])

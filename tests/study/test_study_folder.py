@@ -12,7 +12,7 @@ from nbench.runs.suite import read_suite
 from nbench.study.config import make_study, read_study
 from nbench.study.folder import StudyFolder
 from nbench.study.plan import make_plan
-from nbench.study.tasks import make_tasks
+from nbench.study.tasks import Task, make_tasks
 
 
 @pytest.fixture
@@ -122,3 +122,23 @@ def test_a_complete_run_counts_only_with_the_suite_that_is_asked_for(folder: Stu
     assert task.done()
     run.suite.write_text(suite.model_copy(update={"steps": (2,)}).to_yaml())
     assert not task.done()
+
+
+def test_an_analysis_is_done_again_when_another_is_asked_for(folder: StudyFolder) -> None:
+    def task(**analyses: int) -> Task:
+        content = study_content()
+        content["analyses"] = {**content["analyses"], **analyses}
+        tasks = make_tasks(make_plan(make_study(content)), folder)
+        return next(one for one in tasks if one.name.startswith("adjoint"))
+
+    first, other = task(), task(seeds=2)
+    first.prepare()
+    found = folder.analysis(first.group) / "adjoint.json"
+    assert not first.done()
+    found.write_text("{}")
+    assert first.done()
+    assert not other.done()
+    first.prepare()
+    assert found.exists()
+    other.prepare()
+    assert not found.exists()
