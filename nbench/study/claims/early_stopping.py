@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 
 from nbench.stats.bootstrap import Floats
 from nbench.study.claims.claim import Claim, Part
 from nbench.study.claims.pooling import Figured, figure_effects, pooling_caveats
-from nbench.study.claims.reader import NORM_METHODS, Reader, named
+from nbench.study.claims.reader import NORM_METHODS, Reader
 from nbench.study.claims.rules import SUPERIORITY, all_hold, superiority
 from nbench.study.claims.scores import Scores
-from nbench.study.claims.trajectories import Trajectory, at, comparable, match, trajectory
+from nbench.study.claims.trajectories import Trajectory, at, lines_of, match, trajectory, twin_trajectories
 from nbench.study.claims.wording import ALL, NORMGUARD, SD, counted, part, shown, small, untold
 from nbench.study.plan import Group, Training
 
@@ -32,13 +33,8 @@ def claim_early_stopping(reader: Reader) -> Claim:
     """The guarded checkpoint against matched earlier checkpoints of its unguarded twin."""
     smallest = reader.settings.smallest
     rule = _RULE.format(superiority=SUPERIORITY.format(smallest=smallest))
-    pairs: list[tuple[str, Trajectory, Trajectory]] = []
-    for group in reader.groups(NORM_METHODS):
-        for training, twin in reader.twins(group, reader.settings.guarded):
-            first, second = (_trajectory(reader, group, one) for one in (training, twin))
-            both = None if first is None or second is None else comparable(first, second)
-            if both is not None:
-                pairs.append((named(group, training), *both))
+    arm = reader.settings.guarded
+    pairs = twin_trajectories(reader, NORM_METHODS, arm, partial(_trajectory, reader))
     pooled: list[Part] = []
     parts: list[Part] = []
     for kind in _KINDS:
@@ -52,10 +48,6 @@ def claim_early_stopping(reader: Reader) -> Claim:
     if headline is None:
         return untold(8, "early-stopping", NORMGUARD, _STATEMENT, rule, reader.missing)
     never = sum(1 for one in parts if one.facts.get("reached") == "no")
-    lines = {}
-    for name, plain, guarded in pairs:
-        lines[f"{name} {reader.settings.unguarded}"] = plain.columns()
-        lines[f"{name} {reader.settings.guarded}"] = guarded.columns()
     return Claim(
         number=8,
         key="early-stopping",
@@ -78,7 +70,7 @@ def claim_early_stopping(reader: Reader) -> Claim:
             "Between checkpoints reward, norm and outcome are interpolated linearly.",
         ),
         missing=reader.missing,
-        series=lines,
+        series=lines_of(pairs, reader.settings.unguarded, arm),
     )  # fmt: skip
 
 

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 
 from nbench.stats.bootstrap import Floats
 from nbench.study.claims.claim import Claim
 from nbench.study.claims.pooling import Figured, figure_effects, pooling_caveats
-from nbench.study.claims.reader import Reader, named
+from nbench.study.claims.reader import Reader
 from nbench.study.claims.rules import SUPERIORITY, superiority
 from nbench.study.claims.scores import Scores
-from nbench.study.claims.trajectories import Trajectory, at, comparable, match, trajectory
+from nbench.study.claims.trajectories import Trajectory, at, lines_of, match, trajectory, twin_trajectories
 from nbench.study.claims.wording import ALL, GRPO_GUARD, SD, counted, part, shown, small, untold
 from nbench.study.plan import Group, Training
 
@@ -27,13 +28,8 @@ def claim_over_optimisation(reader: Reader) -> Claim:
     """GRPO with and without ratio normalisation, at equal reward."""
     smallest = reader.settings.smallest
     rule = _RULE.format(superiority=SUPERIORITY.format(smallest=smallest))
-    pairs: list[tuple[str, Trajectory, Trajectory]] = []
-    for group in reader.groups(("grpo",)):
-        for training, twin in reader.twins(group, reader.settings.ratio_guarded):
-            first, second = (_trajectory(reader, group, one) for one in (training, twin))
-            both = None if first is None or second is None else comparable(first, second)
-            if both is not None:
-                pairs.append((named(group, training), *both))
+    arm = reader.settings.ratio_guarded
+    pairs = twin_trajectories(reader, ("grpo",), arm, partial(_trajectory, reader))
     effect, each = figure_effects([_figured(*pair) for pair in pairs], SD)
     if effect is None:
         return untold(11, "over-optimisation", GRPO_GUARD, _STATEMENT, rule, reader.missing)
@@ -43,10 +39,6 @@ def claim_over_optimisation(reader: Reader) -> Claim:
     ]
     verdict = superiority(effect, smallest)
     flat = sum(1 for one in parts if not float(one.facts.get("reward at the match") or 0) > 0)
-    lines = {}
-    for name, plain, guarded in pairs:
-        lines[f"{name} {reader.settings.unguarded}"] = plain.columns()
-        lines[f"{name} {reader.settings.ratio_guarded}"] = guarded.columns()
     return Claim(
         number=11,
         key="over-optimisation",
@@ -68,7 +60,7 @@ def claim_over_optimisation(reader: Reader) -> Claim:
             "Between checkpoints reward and outcome are interpolated linearly.",
         ),
         missing=reader.missing,
-        series=lines,
+        series=lines_of(pairs, reader.settings.unguarded, arm),
     )  # fmt: skip
 
 

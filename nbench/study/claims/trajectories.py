@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nbench.stats.bootstrap import Floats
-from nbench.study.claims.reader import Reader
+from nbench.study.claims.reader import Reader, named
 from nbench.study.claims.scores import Scores, by_prompt
 from nbench.study.claims.wording import number
 from nbench.study.plan import Group, Training, trajectory_epochs
@@ -131,6 +131,30 @@ def comparable(first: Trajectory, second: Trajectory) -> tuple[Trajectory, Traje
         for one in (first, second)
     ]
     return kept[0], kept[1]
+
+
+#: name, trajectories of the unguarded training and of its guarded twin
+Twins = tuple[str, Trajectory, Trajectory]
+
+
+def twin_trajectories(
+    reader: Reader, methods: Sequence[str], arm: str, read: Callable[[Group, Training], Trajectory | None]
+) -> list[Twins]:
+    """Unguarded trainings with their twins of an arm, wherever both were measured alike; what is missing is noted."""
+    found: list[Twins] = []
+    for group in reader.groups(methods):
+        for training, twin in reader.twins(group, arm):
+            first, second = read(group, training), read(group, twin)
+            both = None if first is None or second is None else comparable(first, second)
+            if both is not None:
+                found.append((named(group, training), *both))
+    return found
+
+
+def lines_of(pairs: Sequence[Twins], unguarded: str, guarded: str) -> dict[str, dict[str, list[float | None]]]:
+    """Lines for a figure: both trainings of each pair, epoch by epoch."""
+    arms = (unguarded, guarded)
+    return {f"{name} {arm}": one.columns() for name, *both in pairs for arm, one in zip(arms, both, strict=True)}
 
 
 def match(curve: Floats, target: Floats) -> tuple[Floats, npt.NDArray[np.bool_]]:
