@@ -49,8 +49,9 @@ def claims_markdown(
         head = f"[{one.number}](#{anchor(one)}) | {escape(one.statement)}"
         lines.append(f"| {head} | **{one.verdict}** | {escape(effect_words(one.effect))} |")
     lines += _setting(facts)
+    drawn: set[str] = set()
     for one in claims:
-        lines += ["", *_claim(one, facts, figures, root)]
+        lines += ["", *_claim(one, facts, figures, root, drawn)]
     lines += ["", "## How it was run", "", *(f"* {escape(name)}: {escape(text)}" for name, text in run_lines(facts))]
     if facts.limits:
         lines += ["", "## Limits", "", *(f"* {escape(limit)}" for limit in facts.limits)]
@@ -127,21 +128,26 @@ def _setting(facts: StudyFacts) -> list[str]:
     return ["", "## How the setting differs from the papers'", "", *"\n\n".join(map(escape, facts.notes)).split("\n")]
 
 
-def _claim(one: Claim, facts: StudyFacts, figures: Collection[str], root: str) -> list[str]:
+def _claim(one: Claim, facts: StudyFacts, figures: Collection[str], root: str, drawn: set[str]) -> list[str]:
+    """Its figures are drawn where they come first, and linked after that; `drawn` has those that were."""
     lines = [f'<a id="{anchor(one)}"></a>', "", f"## {one.number}. {escape(one.statement)}", ""]
     lines += [f"**{one.verdict.capitalize()}.** {escape(one.summary)}".rstrip(), ""]
     lines.append(f"* effect: {escape(effect_words(one.effect))}" + (f" ({sizes(one.effect)})" if one.effect else ""))
     lines.append(f"* rule: {escape(one.rule)}")
     lines.append(f"* source: {escape(one.source)}")
-    shown = [f"[{name}]({root}figures/{name}.svg)" for name in figures_of(one, figures)]
-    if shown:
-        lines.append(f"* figure: {', '.join(shown)}")
+    named = figures_of(one, figures)
+    if named:
+        lines.append(f"* figure: {', '.join(f'[{name}]({root}figures/{name}.svg)' for name in named)}")
     commands = [command for command in commands_of(one, facts) if "`" not in command]
     if commands:
         more = f" and {len(commands) - 1} more like it" if len(commands) > 1 else ""
         lines.append(f"* command: `{' '.join(commands[0].split())}`{more}")
     lines += [f"* caveat: {escape(caveat)}" for caveat in one.caveats]
     lines += [f"* not run: {escape(missing)}" for missing in one.missing]
+    for name in named:
+        if name not in drawn:
+            drawn.add(name)
+            lines += ["", f"![{name}]({root}figures/{name}.svg)"]
     if one.parts:
         lines += ["", "| part | verdict | effect (95 % interval) |", "|---|---|---:|"]
         for part in one.parts:
