@@ -213,8 +213,8 @@ def test_plan_prints_what_the_policy_takes(store: Path, policy: Path) -> None:
 
 def test_sequential_refuses_what_it_cannot_decide_before_it_makes_anything(policy: Path, tmp_path: Path) -> None:
     arguments = ("gate", "sequential", policy, "--suite", "pocket", "--store", tmp_path / "store", "--candidate", "x")
-    few = nbench(*arguments, "--base", "pocket-sd3")
+    few = nbench(*arguments, "--base", "base")
     assert few.exit_code == 3 and "the suite has no checkpoint 'x'" in few.output
-    same = nbench(*arguments[:-1], "pocket-flux", "--base", "pocket-sd3", "--limit", 24)
+    same = nbench(*arguments[:-1], "guarded", "--base", "base", "--limit", 24)
     assert same.exit_code == 3 and "24 prompts are too few for a sequential gate" in same.output
     assert not (tmp_path / "store").exists()
