@@ -59,6 +59,6 @@ def _content(evidence: Evidence, base: str, groups: list[Group]) -> dict[str, An
         "few": study.claims.few,
         "full": study.claims.full,
         "kinds": ["reward", "judge", "realism", "diversity"],
-        "gallery": 4,
+        "gallery": 2,
         "entries": entries,
     }
