@@ -11,6 +11,7 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from nbench.errors import UsageError, did_you_mean
+from nbench.normguard.config import RewardConfig
 from nbench.resources import bundled
 from nbench.yaml_files import first_fault, read_mapping
 
@@ -31,14 +32,6 @@ Counts = Annotated[tuple[Count, ...], BeforeValidator(_listed), Field(min_length
 
 class _Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-class RewardTerm(_Part):
-    """One term of a reward, as in a training config."""
-
-    scorer: str
-    metric: str = ""
-    weight: float = 1.0
 
 
 class Arm(_Part):
@@ -159,7 +152,7 @@ class StudyConfig(_Part):
     base_settings: dict[str, dict[str, Any]] = {}
     method_settings: dict[str, dict[str, Any]] = {}
     notes: str = ""
-    rewards: dict[str, tuple[RewardTerm, ...]]
+    rewards: dict[str, tuple[RewardConfig, ...]]
     arms: dict[str, Arm]
     grid: Annotated[tuple[Block, ...], Field(min_length=1)]
     evaluation: Evaluation
@@ -284,6 +277,6 @@ def _siblings(location: Any) -> Any:
         "claims": ClaimSettings,
         "grid": Block,
         "arms": Arm,
-        "rewards": RewardTerm,
+        "rewards": RewardConfig,
     }
     return (parts.get(str(location[0]), StudyConfig) if len(location) > 1 else StudyConfig).model_fields

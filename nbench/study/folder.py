@@ -17,7 +17,7 @@ Paths in configs and suites are relative to OUT, where its commands run, so a fo
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ import yaml
 from nbench.errors import CardMismatchError, UsageError
 from nbench.normguard.checkpoint import TrainingFolder
 from nbench.runs.files import TEMPORARY, store_errors, write_atomic
+from nbench.runs.journal import Journal, Record, read_journal
 from nbench.runs.store import Store
 from nbench.runs.suite import make_suite, read_suite
 from nbench.study.config import StudyConfig, make_study
@@ -142,23 +143,19 @@ class StudyFolder:
         """A path of the study as its commands write it."""
         return path.relative_to(self.path).as_posix()
 
-    def note(self, record: dict[str, Any]) -> None:
+    def note(self, record: Mapping[str, Any]) -> None:
         """Append a line to the list of finished tasks.
 
         Raises:
-            StoreError: the disk refuses.
+            StoreError: the disk refuses, or the list is damaged.
         """
-        with store_errors(self.journal), self.journal.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(record, ensure_ascii=False) + "\n")
+        with Journal(self.journal) as journal:
+            journal.append([record])
 
-    def noted(self) -> Sequence[dict[str, Any]]:
-        """Finished tasks, oldest first; a torn last line is left out."""
-        if not self.journal.is_file():
-            return ()
-        found = []
-        for line in self.journal.read_text(encoding="utf-8").splitlines():
-            try:
-                found.append(json.loads(line))
-            except ValueError:
-                continue
-        return tuple(found)
+    def noted(self) -> Sequence[Record]:
+        """Finished tasks, oldest first; a torn last line is left out.
+
+        Raises:
+            StoreError: the list is damaged before its end.
+        """
+        return read_journal(self.journal).records

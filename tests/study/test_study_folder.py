@@ -68,6 +68,8 @@ def test_a_torn_last_line_of_the_task_list_is_left_out(folder: StudyFolder) -> N
     with folder.journal.open("a") as file:
         file.write('{"task": "b", "st')
     assert [record["task"] for record in folder.noted()] == ["a"]
+    folder.note({"task": "c", "stage": "train", "command": "nbench train c", "seconds": 1.0})
+    assert [record["task"] for record in folder.noted()] == ["a", "c"]
 
 
 def test_the_suite_of_a_run_leads_from_its_own_place_to_the_trained_weights(folder: StudyFolder) -> None:

@@ -18,6 +18,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from nbench.errors import ScorerError
+from nbench.scoring.judge.answered import Answered
 from nbench.scoring.judge.degradations import DEGRADATIONS, SEVERITIES, degrade, wrong_prompt
 from nbench.scoring.judge.scorer import JudgeScorer
 from nbench.scoring.scorer import Score
@@ -26,7 +27,6 @@ from nbench.stats.bootstrap import Interval, cluster_mean
 WRONG_PROMPT = "wrong prompt"
 LEAST_SPEARMAN = 0.8
 LEAST_AUC = 0.9
-LEAST_COVERAGE = 0.95
 #: repeats of one question may differ by so much of the scale's range before a judge is not trusted
 MOST_NOISE = 0.05
 _REPEATS = 3
@@ -99,7 +99,7 @@ class Repeatability:
 
 
 @dataclass(frozen=True)
-class JudgeCheck:
+class JudgeCheck(Answered):
     """The outcome of `check_judge`.
 
     Attributes:
@@ -127,17 +127,9 @@ class JudgeCheck:
     agreement: Interval | None = None
 
     @property
-    def coverage(self) -> float:
-        """Share of pictures with a score."""
-        return 1 - sum(self.failures.values()) / self.asked if self.asked else 0.0
-
-    @property
     def faults(self) -> list[str]:
         """Why the judge is not to be trusted; empty when it is."""
-        found = []
-        if self.coverage < LEAST_COVERAGE:
-            reason = max(self.failures, key=lambda key: self.failures[key])
-            found.append(f"it answers {self.coverage:.0%} of the questions ({reason})")
+        found = self.silences("questions")
         found += [one.fault for one in self.following if one.fault is not None]
         noise = self.repeatability
         if noise is not None and noise.deviation > MOST_NOISE * noise.range:

@@ -15,8 +15,9 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from nbench.errors import ScorerError
+from nbench.scoring.judge.answered import Answered
 from nbench.scoring.judge.backend import JudgeBackend
-from nbench.scoring.judge.calibration import LEAST_COVERAGE, MOST_NOISE, HumanPair, Picture, Tell, bounded
+from nbench.scoring.judge.calibration import MOST_NOISE, HumanPair, Picture, Tell, bounded
 from nbench.scoring.judge.degradations import DEGRADATIONS, SEVERITIES, degrade
 from nbench.scoring.judge.pairs import PairJudgement, judge_pairs
 from nbench.scoring.judge.reading import shown
@@ -53,7 +54,7 @@ class PairFollowing:
 
 
 @dataclass(frozen=True)
-class PairCheck:
+class PairCheck(Answered):
     """The outcome of `check_pair_judge`.
 
     Attributes:
@@ -87,17 +88,9 @@ class PairCheck:
     agreement: Interval | None = None
 
     @property
-    def coverage(self) -> float:
-        """Share of pairs with a judgement."""
-        return 1 - sum(self.failures.values()) / self.asked if self.asked else 0.0
-
-    @property
     def faults(self) -> list[str]:
         """Why the judge is not to be trusted; empty when it is."""
-        found = []
-        if self.coverage < LEAST_COVERAGE:
-            reason = max(self.failures, key=lambda key: self.failures[key])
-            found.append(f"it answers {self.coverage:.0%} of the pairs ({reason})")
+        found = self.silences("pairs")
         if not self.accuracy.mean >= LEAST_ACCURACY:
             found.append(f"it is right about {self.accuracy.mean:.1%} of the pairs, below {LEAST_ACCURACY:.0%}")
         if not self.consistency.mean >= LEAST_CONSISTENCY:
